@@ -1,0 +1,1 @@
+"""The mathematics of diffusion on arrays: no networks, no training code."""
