@@ -1,0 +1,19 @@
+"""Images in: sources, transforms, the loader."""
+
+from ldm_jax.data.loader import Batch, Loader
+from ldm_jax.data.order import order
+from ldm_jax.data.source import Example, Source, annotation, open_source
+from ldm_jax.data.transforms import prepare, to_float, to_uint8
+
+__all__ = [
+    "Batch",
+    "Example",
+    "Loader",
+    "Source",
+    "annotation",
+    "open_source",
+    "order",
+    "prepare",
+    "to_float",
+    "to_uint8",
+]

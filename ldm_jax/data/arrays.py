@@ -1,0 +1,140 @@
+"""Sources whose images lie in memory: npz files and the bundled set."""
+
+import functools
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image
+
+from ldm_jax.data.source import Example, Source, check_split
+from ldm_jax.errors import InputError
+
+BUNDLED = Path(__file__).parent / "bundled"
+FASHION_MNIST_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+
+class ArraySource:
+    """Images [n h w c] in memory, with optional labels [n] and captions (n of them); a Source."""
+
+    def __init__(
+        self,
+        images: UInt8[np.ndarray, "n h w c"],
+        labels: Int[np.ndarray, " n"] | None = None,
+        captions: tuple[str, ...] | None = None,
+        class_names: tuple[str, ...] = (),
+    ):
+        self.images = images
+        self.labels = labels
+        self.captions = captions
+        self.class_names = class_names
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Example:
+        return Example(self.images[index], *self.annotation(index))
+
+    def annotation(self, index: int) -> tuple[int, str]:
+        label = -1 if self.labels is None else int(self.labels[index])
+        return label, "" if self.captions is None else self.captions[index]
+
+
+def open_bundled(name: str, split: str) -> Source:
+    """A set that ships in the package. Example i of `fashion_mnist` has class i % 10, so any prefix is balanced."""
+    if name != "fashion_mnist":
+        raise InputError(f"data.source: 'bundled:{name}' is not bundled; accepted: bundled:fashion_mnist")
+    check_split(split, ("train", "test"), "bundled:fashion_mnist")
+    return _fashion_mnist(split)
+
+
+@functools.cache
+def _fashion_mnist(split: str) -> ArraySource:
+    side, classes = 28, len(FASHION_MNIST_CLASSES)
+    with Image.open(BUNDLED / f"fashion_mnist_{split}.png") as sheet:
+        pixels = np.asarray(sheet)
+    rows, columns = pixels.shape[0] // side, pixels.shape[1] // side
+    by_class = pixels.reshape(rows, side, columns, side).transpose(0, 2, 1, 3).reshape(classes, -1, side, side, 1)
+    images = np.ascontiguousarray(by_class.swapaxes(0, 1)).reshape(-1, side, side, 1)
+    # Cached and shared by every caller.
+    images.flags.writeable = False
+    return ArraySource(images, np.arange(len(images)) % classes, None, FASHION_MNIST_CLASSES)
+
+
+def open_npz(path: str) -> ArraySource:
+    """All the examples in an .npz file.
+
+    It holds `images`, uint8 [n h w c] with c 1 or 3, or [n h w]; optionally `labels`, integers [n] from 0, or -1 for
+    none; `captions`, strings [n]; `class_names`, strings, one for each label (without it they are "0", "1", ...).
+
+    Raises:
+      InputError: there is no such file, it is not an npz file, or an array has the wrong type, shape or values.
+    """
+    spec = f"npz:{path}"
+    if not Path(path).is_file():
+        raise InputError(f"data.source: {spec}: there is no such file; accepted: an .npz file with an array 'images'")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ("images", "labels", "captions", "class_names") if name in file}
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"data.source: {spec} cannot be read as npz without pickle ({reason})") from error
+    if "images" not in arrays:
+        raise InputError(f"data.source: {spec} has no array 'images'; accepted: uint8 [n h w c] or [n h w]")
+    images = arrays["images"]
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
+        was = f"{arrays['images'].dtype} {list(arrays['images'].shape)}"
+        raise InputError(
+            f"data.source: {spec}: images is {was}; accepted: uint8 [n h w c] with c 1 or 3, or [n h w], not empty"
+        )
+    n = len(images)
+    labels = _npz_labels(arrays.get("labels"), n, spec)
+    return ArraySource(
+        images,
+        labels,
+        _npz_strings(arrays.get("captions"), "captions", n, spec),
+        _npz_class_names(arrays.get("class_names"), labels, spec),
+    )
+
+
+def _npz_labels(labels: np.ndarray | None, n: int, spec: str) -> np.ndarray | None:
+    if labels is None:
+        return None
+    if labels.dtype.kind not in "iu" or labels.shape != (n,) or labels.min() < -1 or labels.max() >= 2**31:
+        raise InputError(
+            f"data.source: {spec}: labels is {labels.dtype} {list(labels.shape)}; accepted: integers [{n}], -1 or more"
+        )
+    return labels.astype(np.int64)
+
+
+def _npz_strings(strings: np.ndarray | None, name: str, n: int | None, spec: str) -> tuple[str, ...] | None:
+    if strings is None:
+        return None
+    if strings.dtype.kind != "U" or strings.ndim != 1 or (n is not None and len(strings) != n):
+        was = f"{strings.dtype} {list(strings.shape)}"
+        raise InputError(f"data.source: {spec}: {name} is {was}; accepted: strings [{'k' if n is None else n}]")
+    return tuple(strings.tolist())
+
+
+def _npz_class_names(names: np.ndarray | None, labels: np.ndarray | None, spec: str) -> tuple[str, ...]:
+    needed = 0 if labels is None else int(labels.max()) + 1
+    given = _npz_strings(names, "class_names", None, spec)
+    if given is None:
+        return tuple(map(str, range(needed)))
+    if len(given) < needed:
+        raise InputError(f"data.source: {spec}: class_names has {len(given)} names; labels go up to {needed - 1}")
+    return given

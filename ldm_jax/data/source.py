@@ -1,0 +1,140 @@
+"""What a data set looks like to the rest of the package, and the one function that opens any of them."""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Int
+
+from ldm_jax.data.hashing import mix
+from ldm_jax.errors import InputError
+
+
+class Example(NamedTuple):
+    """One example. `image` is uint8 [h w c] with c 1 or 3, of any size; no label is -1, no caption is ""."""
+
+    image: np.ndarray
+    label: int = -1
+    caption: str = ""
+
+
+class Source(Protocol):
+    """Random access to the examples of a data set.
+
+    `class_names[label]` names a label; it is empty where there are no labels, so its length is the number of classes.
+    Reading must be safe from several threads. A source whose labels and captions cost much less than its images also
+    offers `annotation(i) -> (label, caption)`, which `annotation` below uses.
+    """
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Example: ...
+
+
+def annotation(source: Source, index: int) -> tuple[int, str]:
+    """The label and the caption of example `index`, without decoding its image where the source knows how."""
+    read: Callable[[int], tuple[int, str]] | None = getattr(source, "annotation", None)
+    if read is not None:
+        return read(index)
+    example = source[index]
+    return example.label, example.caption
+
+
+class Subset:
+    """The examples of `source` at `indices` [n], in that order; itself a Source."""
+
+    def __init__(self, source: Source, indices: Int[np.ndarray, " n"]):
+        self.source = source
+        self.indices = indices
+        self.class_names = source.class_names
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.source[int(self.indices[index])]
+
+    def annotation(self, index: int) -> tuple[int, str]:
+        return annotation(self.source, int(self.indices[index]))
+
+
+def hold_out(source: Source, split: str, spec: str) -> Source:
+    """The `split` ("train" or "test") of a source that has no test split of its own.
+
+    "test" is a tenth (rounded down, but at least one where there are two), "train" is the rest, each in the source's
+    order. Which examples are held out depends on the number of examples alone, so both calls agree, on every machine.
+
+    Raises:
+      InputError: the split is another one, or "test" is asked of a single example.
+    """
+    check_split(split, ("train", "test"), spec)
+    n = len(source)
+    held = max(n // 10, 1) if n > 1 else 0
+    if split == "test" and held == 0:
+        raise InputError(f"data.source: {spec} has {n} example, too few to hold some out for testing; at least 2 are")
+    by_hash = np.argsort(mix(np.arange(n, dtype=np.uint64), seed=0), kind="stable")
+    chosen = by_hash[:held] if split == "test" else by_hash[held:]
+    return Subset(source, np.sort(chosen))
+
+
+def check_split(split: str, accepted: tuple[str, ...], spec: str) -> None:
+    """Raise InputError unless `split` is one of those accepted."""
+    if split not in accepted:
+        raise InputError(f"split: {split!r} is not a split of {spec}; accepted: {', '.join(accepted)}")
+
+
+def _open_bundled(name: str, split: str) -> Source:
+    from ldm_jax.data.arrays import open_bundled
+
+    return open_bundled(name, split)
+
+
+def _open_npz(path: str, split: str) -> Source:
+    from ldm_jax.data.arrays import open_npz
+
+    return hold_out(open_npz(path), split, f"npz:{path}")
+
+
+def _open_folder(path: str, split: str) -> Source:
+    from ldm_jax.data.folder import open_folder
+
+    return open_folder(path, split)
+
+
+def _open_tfds(name: str, split: str) -> Source:
+    from ldm_jax.data.tfds import open_tfds
+
+    return open_tfds(name, split)
+
+
+SCHEMES: dict[str, tuple[str, Callable[[str, str], Source]]] = {
+    "bundled": ("bundled:fashion_mnist", _open_bundled),
+    "folder": ("folder:PATH", _open_folder),
+    "npz": ("npz:PATH", _open_npz),
+    "tfds": ("tfds:NAME", _open_tfds),
+}
+
+
+def open_source(spec: str, split: str = "train") -> Source:
+    """Open the data set that `spec` names.
+
+    - `bundled:fashion_mnist`: 10,000 (train) and 2,000 (test) images of Fashion-MNIST, 28x28x1, shipped in the package.
+    - `folder:PATH`: images in sub-folders by class, or all in one folder, or listed with their captions in
+      metadata.jsonl or metadata.csv; see `ldm_jax.data.folder`.
+    - `npz:PATH`: arrays `images`, optionally `labels`, `captions` and `class_names`; see `ldm_jax.data.arrays`.
+    - `tfds:NAME`: any TFDS image data set that was prepared as ArrayRecord; see `ldm_jax.data.tfds`.
+
+    `split` is "train", "test", or another split that the data set itself has, such as "validation". Where there is no
+    test split, "test" is the validation split if there is one, else a held-out tenth that "train" then lacks.
+
+    Raises:
+      InputError: the scheme, what it names, or the split is unknown, or the data cannot be read.
+    """
+    scheme, colon, rest = spec.partition(":")
+    if not colon or not rest or scheme not in SCHEMES:
+        accepted = ", ".join(form for form, _ in SCHEMES.values())
+        raise InputError(f"data.source: {spec!r} is not a data source; accepted: {accepted}")
+    return SCHEMES[scheme][1](rest, split)

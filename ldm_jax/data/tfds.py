@@ -1,0 +1,174 @@
+"""`tfds:NAME`: data sets prepared by TensorFlow Datasets as ArrayRecord, read without TensorFlow.
+
+NAME is written as TFDS writes it: `fashion_mnist`, `coco/2017`, `cifar10:3.0.2`. Prepared data sets are looked for in
+TFDS_DATA_DIR, else in TFDS's default folder (~/tensorflow_datasets). `ldm_jax/data/prepare_tfds.py` prepares them.
+
+Features are found by type: the image is the feature `image`, else the first Image; the label is `label`, else the
+first ClassLabel; the caption is `caption` or `text`, else the first Text whose name does not speak of a file, an id or
+a URL. Where a feature is a sequence (COCO has five captions an image) its first element counts.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ldm_jax.data.decoding import decode
+from ldm_jax.data.source import Example, Source, check_split, hold_out
+from ldm_jax.errors import InputError
+
+FeaturePath = tuple[str, ...]
+
+
+class TfdsSource:
+    """One split of a prepared TFDS data set; a Source."""
+
+    def __init__(self, builder: Any, split: str, spec: str):
+        import tensorflow_datasets as tfds
+
+        self.spec = spec
+        features = builder.info.features
+        found = list(_walk(features))
+        self.image = _choose(found, tfds.features.Image, ("image",))
+        self.label = _choose(found, tfds.features.ClassLabel, ("label",))
+        self.caption = _choose(found, tfds.features.Text, ("caption", "text"), _describes)
+        if self.image is None:
+            raise InputError(f"data.source: {spec} has no image feature; accepted: TFDS data sets of images")
+        dtype = np.dtype(dict(found)[self.image].np_dtype)
+        if dtype not in (np.uint8, np.uint16):
+            raise InputError(f"data.source: {spec} has images of {dtype}; accepted: uint8 and uint16")
+        self.class_names: tuple[str, ...] = ()
+        if self.label is not None:
+            self.class_names = tuple(dict(found)[self.label].names or ())
+        # Encoded images are decoded here: by the same rules as a folder's, and TFDS would want OpenCV.
+        decoders: dict[str, Any] = {}
+        for path, feature in found:
+            if isinstance(feature, tfds.features.Image):
+                _set(decoders, path, tfds.decode.SkipDecoding())
+        self.records = builder.as_data_source(split, decoders=decoders)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Example:
+        record = self.records[index]
+        try:
+            image = decode(_get(record, self.image))
+        except Exception as error:
+            raise InputError(f"data.source: {self.spec}: image {index} cannot be decoded ({error})") from error
+        return Example(image, *self._annotation(record))
+
+    def annotation(self, index: int) -> tuple[int, str]:
+        return self._annotation(self.records[index])
+
+    def _annotation(self, record: Any) -> tuple[int, str]:
+        label = -1 if self.label is None else _get(record, self.label)
+        caption = "" if self.caption is None else _get(record, self.caption)
+        return (
+            -1 if label is None else int(label),
+            caption.decode("utf-8", "replace") if isinstance(caption, bytes) else str(caption or ""),
+        )
+
+
+def open_tfds(name: str, split: str) -> Source:
+    """Open a split of a data set that TFDS has prepared.
+
+    Any split that the data set has is accepted by its name; "test" falls back on "validation", then on a held-out tenth
+    of "train".
+
+    Raises:
+      InputError: the data set is unknown, not prepared, not stored as ArrayRecord or has no images, or there is no
+        such split.
+    """
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import naming, read_only_builder, registered
+
+    spec = f"tfds:{name}"
+    data_dir = os.environ.get("TFDS_DATA_DIR") or None
+    try:
+        plain, arguments = naming.parse_builder_name_kwargs(name, data_dir=data_dir)
+    except ValueError as error:
+        raise InputError(f"data.source: {spec} is not a TFDS name; accepted: NAME[/CONFIG][:VERSION]") from error
+    prepare = f"prepare it with `python ldm_jax/data/prepare_tfds.py {name}`"
+    try:
+        # From the files alone: the data set's own code often needs TensorFlow merely to be imported.
+        builder = read_only_builder.builder_from_files(str(plain), **arguments)
+    except registered.DatasetNotFoundError as error:
+        known = str(plain) in tfds.list_builders(with_community_datasets=False)
+        place = data_dir or "~/tensorflow_datasets (set TFDS_DATA_DIR if it is elsewhere)"
+        if known:
+            raise InputError(f"data.source: {spec} is not prepared in {place}; {prepare}") from error
+        raise InputError(
+            f"data.source: {spec} is not in {place}, nor a data set that TFDS knows; if it is prepared by code of your "
+            "own, check the name, config and version"
+        ) from error
+    splits = tuple(builder.info.splits)
+    if not builder.is_prepared() or not splits:
+        raise InputError(f"data.source: {spec} is prepared only in part; {prepare}")
+    check_split(split, splits if "train" not in splits else tuple(dict.fromkeys((*splits, "test"))), spec)
+    try:
+        if split == "test" and split not in splits and "validation" in splits:
+            return TfdsSource(builder, "validation", spec)
+        if split in splits and not (split == "train" and not {"test", "validation"} & set(splits)):
+            return TfdsSource(builder, split, spec)
+        return hold_out(TfdsSource(builder, "train", spec), split, spec)
+    except NotImplementedError as error:
+        stored = getattr(builder.info.file_format, "value", builder.info.file_format)
+        raise InputError(
+            f"data.source: {spec} is stored as {stored}, which cannot be read at random; {prepare} in another folder"
+        ) from error
+
+
+def _walk(feature: Any, path: FeaturePath = ()) -> Iterator[tuple[FeaturePath, Any]]:
+    """(path, feature) for every leaf; a sequence does not lengthen the path."""
+    import tensorflow_datasets as tfds
+
+    if isinstance(feature, tfds.features.FeaturesDict):
+        for name in feature:
+            yield from _walk(feature[name], (*path, name))
+    elif isinstance(feature, tfds.features.Sequence):
+        yield from _walk(feature.feature, path)
+    else:
+        yield path, feature
+
+
+def _choose(
+    found: list[tuple[FeaturePath, Any]],
+    kind: type,
+    preferred: tuple[str, ...],
+    accept: Callable[[FeaturePath], bool] = lambda path: True,
+) -> FeaturePath | None:
+    paths = [path for path, feature in found if isinstance(feature, kind) and path and accept(path)]
+    for name in preferred:
+        for path in paths:
+            if path == (name,):
+                return path
+    return paths[0] if paths else None
+
+
+def _describes(path: FeaturePath) -> bool:
+    words = path[-1].lower().replace("/", "_").split("_")
+    return not {"file", "filename", "id", "url", "path", "key"} & set(words)
+
+
+def _set(tree: dict[str, Any], path: FeaturePath, value: Any) -> None:
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[path[-1]] = value
+
+
+def _get(record: Any, path: FeaturePath | None) -> Any:
+    """The value at a path; of a sequence the first element, None where it is empty."""
+    for name in path or ():
+        record = _first(record)
+        record = None if record is None else record[name]
+    return _first(record)
+
+
+def _first(value: Any) -> Any:
+    while isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim > 0):
+        if len(value) == 0:
+            return None
+        value = value[0]
+    return value
