@@ -1,4 +1,4 @@
-"""What a denoiser's output means, and the conversions between the four parameterisations.
+"""What a denoiser's output means, and the conversions between the parameterisations.
 
 With z = alpha x0 + sigma eps:
 
@@ -6,11 +6,13 @@ With z = alpha x0 + sigma eps:
     x0     the data
     v      alpha eps - sigma x0                       Salimans & Ho 2022 (arXiv 2202.00512), section 4
     flow   eps - x0, the velocity dz/dt of RectifiedFlow   Liu et al. 2022 (arXiv 2209.03003), eq. 1
+    Preconditioning(sigma_data)                       Karras et al. 2022 (arXiv 2206.00364), eq. 7
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+import dataclasses
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -19,11 +21,39 @@ Kind = Literal["eps", "x0", "v", "flow"]
 KINDS: tuple[str, ...] = get_args(Kind)
 
 
+@dataclasses.dataclass(frozen=True)
+class Preconditioning:
+    """EDM's output: x0 = c_skip z / alpha + c_out output, with rho = sigma / alpha and s = sigma_data.
+
+    c_skip = s^2 / (rho^2 + s^2), c_out = rho s / sqrt(rho^2 + s^2); the network's input is to be scaled by
+    `input_scale`. Karras et al. 2022 (arXiv 2206.00364), eq. 7 and table 1. negated: c_out has the other sign, as in
+    models whose output is like v (Stable Video Diffusion, CosXL).
+    """
+
+    sigma_data: float = 0.5
+    negated: bool = False
+
+
+AnyKind: TypeAlias = Kind | Preconditioning
+
+
 class Estimate(NamedTuple):
     """A denoiser's guess of both parts of z = alpha x0 + sigma eps; each has z's shape."""
 
     x0: Float[Array, "*shape"]
     eps: Float[Array, "*shape"]
+
+
+class LearnedEstimate(NamedTuple):
+    """An `Estimate` with the variance that the network learned, for `samplers.ddpm(variance="learned")`.
+
+    variance in [0, 1] interpolates log variance between the posterior's (0) and beta (1), Nichol & Dhariwal 2021
+    (arXiv 2102.09672), eq. 15.
+    """
+
+    x0: Float[Array, "*shape"]
+    eps: Float[Array, "*shape"]
+    variance: Float[Array, "*shape"]
 
 
 def expand(per_example: Float[Array, "*b"], like: Float[Array, "b ..."]) -> Float[Array, "..."]:
@@ -38,8 +68,27 @@ def _divide(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "...
     return jnp.where(zero, 0.0, a / jnp.where(zero, 1.0, b))
 
 
+def _unknown(kind: object) -> ValueError:
+    return ValueError(f"kind: {kind!r} is not one of {', '.join(KINDS)} or a Preconditioning")
+
+
+def _skip_out(kind: Preconditioning, alpha, sigma):
+    """c_skip / alpha and c_out, multiplied out so that alpha = 0 or sigma = 0 divide nothing by 0."""
+    s = kind.sigma_data
+    square = sigma**2 + (s * alpha) ** 2
+    out = sigma * s / jnp.sqrt(square)
+    return s**2 * alpha / square, -out if kind.negated else out
+
+
+def input_scale(kind: AnyKind, alpha: Float[Array, "*b"], sigma: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """What z is to be multiplied by before it enters the network: c_in of Karras et al. 2022, table 1, else 1."""
+    if not isinstance(kind, Preconditioning):
+        return jnp.ones_like(sigma)
+    return 1.0 / jnp.sqrt(sigma**2 + (kind.sigma_data * alpha) ** 2)
+
+
 def estimate(
-    kind: Kind,
+    kind: AnyKind,
     output: Float[Array, "b ..."],
     z_t: Float[Array, "b ..."],
     alpha: Float[Array, "*b"],
@@ -51,6 +100,13 @@ def estimate(
     the part it multiplies can't be seen in z_t: that part is then 0 (kind "eps" at alpha = 0, kind "x0" at sigma = 0).
     """
     alpha, sigma = expand(alpha, z_t), expand(sigma, z_t)
+    if isinstance(kind, Preconditioning):
+        skip, out = _skip_out(kind, alpha, sigma)
+        x0 = skip * z_t + out * output
+        # (z - alpha x0) / sigma with x0 put in, which stays exact where sigma is small.
+        square = sigma**2 + (kind.sigma_data * alpha) ** 2
+        sign = -1.0 if kind.negated else 1.0
+        return Estimate(x0, (sigma * z_t - sign * alpha * kind.sigma_data * jnp.sqrt(square) * output) / square)
     if kind == "eps":
         return Estimate(_divide(z_t - sigma * output, alpha), output)
     if kind == "x0":
@@ -61,11 +117,11 @@ def estimate(
     if kind == "flow":
         norm = alpha + sigma
         return Estimate((z_t - sigma * output) / norm, (z_t + alpha * output) / norm)
-    raise ValueError(f"kind: {kind!r} is not one of {', '.join(KINDS)}")
+    raise _unknown(kind)
 
 
 def target(
-    kind: Kind,
+    kind: AnyKind,
     x0: Float[Array, "b ..."],
     eps: Float[Array, "b ..."],
     alpha: Float[Array, "*b"],
@@ -73,6 +129,11 @@ def target(
 ) -> Float[Array, "b ..."]:
     """What a network of the given kind should output for data x0 and noise eps; the inverse of `estimate`."""
     alpha, sigma = expand(alpha, x0), expand(sigma, x0)
+    if isinstance(kind, Preconditioning):
+        # (x0 - c_skip z / alpha) / c_out with z put in: nothing is divided by sigma.
+        s = kind.sigma_data
+        value = (sigma * x0 - s**2 * alpha * eps) / (s * jnp.sqrt(sigma**2 + (s * alpha) ** 2))
+        return -value if kind.negated else value
     if kind == "eps":
         return eps
     if kind == "x0":
@@ -81,4 +142,54 @@ def target(
         return alpha * eps - sigma * x0
     if kind == "flow":
         return eps - x0
-    raise ValueError(f"kind: {kind!r} is not one of {', '.join(KINDS)}")
+    raise _unknown(kind)
+
+
+def convert(
+    source: AnyKind,
+    destination: AnyKind,
+    output: Float[Array, "b ..."],
+    z_t: Float[Array, "b ..."],
+    alpha: Float[Array, "*b"],
+    sigma: Float[Array, "*b"],
+) -> Float[Array, "b ..."]:
+    """A network's output of one kind as the output that a network of another kind would give at the same z_t."""
+    x0, eps = estimate(source, output, z_t, alpha, sigma)
+    return target(destination, x0, eps, alpha, sigma)
+
+
+def split_learned(output: Float[Array, "b ... 2c"]) -> tuple[Float[Array, "b ... c"], Float[Array, "b ... c"]]:
+    """The prediction and the variance's interpolation in [0, 1], from a network with twice z's channels (DiT, ADM).
+
+    Nichol & Dhariwal 2021 (arXiv 2102.09672), eq. 15; the network's second half lies in [-1, 1] (guided-diffusion).
+    """
+    prediction, raw = jnp.split(output, 2, axis=-1)
+    return prediction, 0.5 * (raw + 1.0)
+
+
+def clip_x0(
+    estimate: Estimate,
+    z_t: Float[Array, "b ..."],
+    alpha: Float[Array, "*b"],
+    sigma: Float[Array, "*b"],
+    limit: float = 1.0,
+    percentile: float | None = None,
+    maximum: float = float("inf"),
+    consistent: bool = True,
+) -> Estimate:
+    """The estimate with x0 kept within [-limit, limit], or thresholded dynamically; for pixels, not for latents.
+
+    percentile (0.995, say): each example's x0 is clipped to that quantile s of |x0| and divided by s, where s lies in
+    [limit, maximum]: Saharia et al. 2022 (arXiv 2205.11487), section 2.3. consistent: eps follows x0 so that
+    alpha x0 + sigma eps = z_t still holds; otherwise eps stays as the network predicted it.
+    """
+    x0 = estimate.x0
+    if percentile is None:
+        x0 = jnp.clip(x0, -limit, limit)
+    else:
+        flat = jnp.abs(x0.reshape(x0.shape[0], -1))
+        s = expand(jnp.clip(jnp.quantile(flat, percentile, axis=1), limit, maximum), x0)
+        x0 = jnp.clip(x0, -s, s) / s
+    if not consistent:
+        return estimate._replace(x0=x0)
+    return estimate._replace(x0=x0, eps=_divide(z_t - expand(alpha, z_t) * x0, expand(sigma, z_t)))

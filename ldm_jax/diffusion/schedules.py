@@ -1,18 +1,44 @@
 """Noise schedules: z_t = alpha(t) x0 + sigma(t) eps, with t = 0 the data and t = 1 the noise.
 
-A schedule is any object with `alpha(t)` and `sigma(t)`; the classes here are frozen dataclasses, so that they can be
-hashed, compared, stored as JSON and closed over by compiled functions.
+A schedule is any object with `alpha(t)` and `sigma(t)`. The classes here are frozen dataclasses, so that they can be
+hashed, compared, stored as JSON and closed over by compiled functions. They also know the inverse, `time(logsnr)`,
+which the samplers with a stage between two grid times need, and `timestep(t)`, the time in the units that a published
+network of that schedule takes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal, Protocol, runtime_checkable
+from functools import lru_cache
+from typing import Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from ldm_jax.diffusion.betas import Kind, betas, log_alphas, zero_terminal
+
+__all__ = [
+    "EDM",
+    "SCHEDULES",
+    "VP",
+    "Cosine",
+    "DiscreteBetas",
+    "Knots",
+    "RectifiedFlow",
+    "Rescaled",
+    "Schedule",
+    "Shifted",
+    "betas",
+    "logsnr",
+    "resolution_shift",
+    "shift",
+    "time",
+    "timestep",
+    "zero_terminal_snr",
+]
 
 Times = Float[Array, "*b"]
 
@@ -30,6 +56,35 @@ class Schedule(Protocol):
         ...
 
 
+def logsnr(schedule: Schedule, t: Times) -> Times:
+    """log(alpha^2 / sigma^2) at t (Kingma et al. 2021, arXiv 2107.00630, eq. 3): +inf at a clean end, -inf at a pure one."""
+    return 2.0 * (jnp.log(schedule.alpha(t)) - jnp.log(schedule.sigma(t)))
+
+
+def time(schedule: Schedule, logsnr: Times) -> Times:
+    """The t with that logsnr, the inverse of `logsnr`; any real number in, infinities included.
+
+    In closed form (or by the table) where the schedule has `time`, else by bisection of [0, 1].
+    """
+    if hasattr(schedule, "time"):
+        return schedule.time(logsnr)
+    wanted = jnp.asarray(logsnr)
+
+    def halve(_, bounds):
+        low, high = bounds
+        middle = 0.5 * (low + high)
+        clean = 2.0 * (jnp.log(schedule.alpha(middle)) - jnp.log(schedule.sigma(middle))) > wanted
+        return jnp.where(clean, middle, low), jnp.where(clean, high, middle)
+
+    low, high = jax.lax.fori_loop(0, 60, halve, (jnp.zeros_like(wanted), jnp.ones_like(wanted)))
+    return 0.5 * (low + high)
+
+
+def timestep(schedule: Schedule, t: Times) -> Times:
+    """t in the units that networks of this schedule take: table indices 0..N-1, 1000 t for flows, log(sigma) / 4 for EDM."""
+    return schedule.timestep(t) if hasattr(schedule, "timestep") else 1000.0 * t
+
+
 @dataclasses.dataclass(frozen=True)
 class RectifiedFlow:
     """Straight paths between data and noise: alpha = 1 - t, sigma = t.
@@ -42,6 +97,12 @@ class RectifiedFlow:
 
     def sigma(self, t: Times) -> Times:
         return t
+
+    def time(self, logsnr: Times) -> Times:
+        return jax.nn.sigmoid(-0.5 * logsnr)
+
+    def timestep(self, t: Times) -> Times:
+        return 1000.0 * t
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,24 +120,66 @@ class Cosine:
     def sigma(self, t: Times) -> Times:
         return jnp.sin(0.5 * jnp.pi * t)
 
+    def time(self, logsnr: Times) -> Times:
+        return jnp.arctan(jnp.exp(-0.5 * logsnr)) * (2.0 / jnp.pi)
 
-def betas(kind: str, start: float, end: float, steps: int) -> np.ndarray:
-    """The table beta_1..beta_N in float64.
+    def timestep(self, t: Times) -> Times:
+        return 1000.0 * t
 
-    linear: Ho et al. 2020 (arXiv 2006.11239), section 4. scaled_linear: latent diffusion's (linear in sqrt beta).
-    squaredcos_cap_v2: Nichol & Dhariwal 2021 (arXiv 2102.09672), eq. 17 with betas capped at 0.999.
+
+@dataclasses.dataclass(frozen=True)
+class VP:
+    """The variance-preserving SDE with a linear rate beta(t) from beta_min to beta_max; also SiT's VP path.
+
+    Song et al. 2021 (arXiv 2011.13456), eq. 33: log alpha = -t^2 (beta_max - beta_min) / 4 - t beta_min / 2.
     """
-    if kind == "linear":
-        return np.linspace(start, end, steps, dtype=np.float64)
-    if kind == "scaled_linear":
-        return np.linspace(start**0.5, end**0.5, steps, dtype=np.float64) ** 2
-    if kind == "squaredcos_cap_v2":
 
-        def bar(u: float) -> float:
-            return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+    beta_min: float = 0.1
+    beta_max: float = 20.0
 
-        return np.array([min(1 - bar((i + 1) / steps) / bar(i / steps), 0.999) for i in range(steps)])
-    raise ValueError(f"kind: {kind!r} is not one of linear, scaled_linear, squaredcos_cap_v2")
+    def log_alpha(self, t: Times) -> Times:
+        return -0.25 * t**2 * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min
+
+    def alpha(self, t: Times) -> Times:
+        return jnp.exp(self.log_alpha(t))
+
+    def sigma(self, t: Times) -> Times:
+        return _root(-jnp.expm1(2.0 * self.log_alpha(t)))
+
+    def time(self, logsnr: Times) -> Times:
+        # log alpha = -softplus(-logsnr) / 2, then the positive root of the quadratic, in the form without cancellation.
+        depth = 2.0 * jax.nn.softplus(-logsnr)
+        slope = self.beta_max - self.beta_min
+        return depth / (self.beta_min + jnp.sqrt(self.beta_min**2 + slope * depth))
+
+    def timestep(self, t: Times) -> Times:
+        return 1000.0 * t
+
+
+@dataclasses.dataclass(frozen=True)
+class EDM:
+    """Variance exploding: alpha = 1, sigma = sigma_max t^rho, so that equal steps in t are Karras et al.'s grid.
+
+    Karras et al. 2022 (arXiv 2206.00364), table 1 (column "Ours") and eq. 5: sigma^(1/rho) is linear in t. sigma_min is
+    the smallest level a grid visits before 0, at t = (sigma_min / sigma_max)^(1/rho), see `grids.karras`.
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def alpha(self, t: Times) -> Times:
+        return jnp.ones_like(t)
+
+    def sigma(self, t: Times) -> Times:
+        return self.sigma_max * t**self.rho
+
+    def time(self, logsnr: Times) -> Times:
+        return jnp.exp(-(0.5 * logsnr + math.log(self.sigma_max)) / self.rho)
+
+    def timestep(self, t: Times) -> Times:
+        """c_noise of the paper's table 1."""
+        return 0.25 * (math.log(self.sigma_max) + self.rho * jnp.log(t))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,25 +187,197 @@ class DiscreteBetas:
     """A table of N betas, read at continuous t by interpolating log alpha.
 
     Step i in 0..N-1 of the table stands at t = (i + 1) / N; t = 0 is the clean image (alpha = 1). Ho et al. 2020
-    (arXiv 2006.11239), eq. 4: alpha_i^2 = prod_{j <= i} (1 - beta_j), sigma^2 = 1 - alpha^2.
+    (arXiv 2006.11239), eq. 4: alpha_i^2 = prod_{j <= i} (1 - beta_j), sigma^2 = 1 - alpha^2. `table` overrides kind,
+    start, end and steps with betas of one's own. zero_snr: see `zero_terminal_snr`.
     """
 
-    kind: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
+    kind: Kind = "scaled_linear"
     start: float = 0.00085
     end: float = 0.012
     steps: int = 1000
+    zero_snr: bool = False
+    table: tuple[float, ...] | None = None
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return len(self.table) if self.table is not None else self.steps
+
+    def log_alphas(self) -> np.ndarray:
+        """log alpha at the N + 1 steps, float64; -inf at the last with zero_snr."""
+        return _table(self)
 
     def log_alpha(self, t: Times) -> Times:
-        table = np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-betas(self.kind, self.start, self.end, self.steps)))])
-        return jnp.interp(t * self.steps, jnp.arange(self.steps + 1), jnp.asarray(table, jnp.asarray(t).dtype))
+        t = jnp.asarray(t)
+        table = _table(self)
+        place = t * self.size
+        if not self.zero_snr:
+            return jnp.interp(place, jnp.arange(self.size + 1), jnp.asarray(table, t.dtype))
+        # The last interval ends at log 0, so there alpha itself is interpolated.
+        left = table[-2]
+        body = jnp.interp(place, jnp.arange(self.size), jnp.asarray(table[:-1], t.dtype))
+        rest = jnp.clip(self.size - place, 0.0, 1.0)
+        return jnp.where(place > self.size - 1, left + jnp.log(rest), body)
 
     def alpha(self, t: Times) -> Times:
         return jnp.exp(self.log_alpha(t))
 
     def sigma(self, t: Times) -> Times:
-        return jnp.sqrt(-jnp.expm1(2.0 * self.log_alpha(t)))
+        return _root(-jnp.expm1(2.0 * self.log_alpha(t)))
+
+    def time(self, logsnr: Times) -> Times:
+        logsnr = jnp.asarray(logsnr)
+        wanted = -0.5 * jax.nn.softplus(-logsnr)
+        table = _table(self)
+        if not self.zero_snr:
+            return jnp.interp(-wanted, jnp.asarray(-table, logsnr.dtype), jnp.arange(self.size + 1)) / self.size
+        body = jnp.interp(-wanted, jnp.asarray(-table[:-1], logsnr.dtype), jnp.arange(self.size))
+        last = self.size - jnp.exp(jnp.minimum(wanted - table[-2], 0.0))
+        return jnp.where(wanted < table[-2], last, body) / self.size
+
+    def timestep(self, t: Times) -> Times:
+        return t * self.size - 1.0
 
 
-def logsnr(schedule: Schedule, t: Times) -> Times:
-    """log(alpha^2 / sigma^2) at t (Kingma et al. 2021, arXiv 2107.00630, eq. 3): +inf at a clean end, -inf at a pure one."""
-    return 2.0 * (jnp.log(schedule.alpha(t)) - jnp.log(schedule.sigma(t)))
+@lru_cache(maxsize=64)
+def _table(schedule: DiscreteBetas) -> np.ndarray:
+    if schedule.table is not None:
+        table = np.asarray(schedule.table, np.float64)
+    else:
+        table = betas(schedule.kind, schedule.start, schedule.end, schedule.steps)
+    logs = log_alphas(table)
+    if schedule.zero_snr:
+        with np.errstate(divide="ignore"):
+            logs = np.log(zero_terminal(logs))
+    return logs
+
+
+def _root(square: Times) -> Times:
+    """sqrt whose derivative at 0 is 0 instead of infinite: nothing downstream may turn into a NaN at the clean end."""
+    positive = square > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shifted:
+    """Another schedule with its noise-to-signal ratio multiplied by s at every t: logsnr - 2 log s.
+
+    On RectifiedFlow this is t -> s t / (1 + (s - 1) t), Esser et al. 2024 (arXiv 2403.03206), eq. 23; on Cosine it is
+    the shift of Hoogeboom et al. 2023 (arXiv 2301.11093), eq. 4. A table of betas can't be shifted past its last step.
+    """
+
+    base: Schedule
+    s: float
+
+    def inner(self, t: Times) -> Times:
+        """The time of the base schedule that t stands for."""
+        if isinstance(self.base, RectifiedFlow):
+            return self.s * t / (1.0 + (self.s - 1.0) * t)
+        return time(self.base, logsnr(self.base, t) - 2.0 * math.log(self.s))
+
+    def alpha(self, t: Times) -> Times:
+        return self.base.alpha(self.inner(t))
+
+    def sigma(self, t: Times) -> Times:
+        return self.base.sigma(self.inner(t))
+
+    def time(self, logsnr: Times) -> Times:
+        return time(self.base, logsnr + 2.0 * math.log(self.s))
+
+    def timestep(self, t: Times) -> Times:
+        return timestep(self.base, self.inner(t))
+
+
+def shift(schedule: Schedule, s: float) -> Schedule:
+    """`schedule` with s times as much noise for its signal at every t; s > 1 is for larger images. See `Shifted`."""
+    if not s > 0:
+        raise ValueError(f"s: {s!r} is not a positive number")
+    return Shifted(schedule, float(s))
+
+
+def resolution_shift(
+    tokens: int,
+    base_tokens: int = 256,
+    max_tokens: int = 4096,
+    base: float = 0.5,
+    maximum: float = 1.15,
+    exponential: bool = True,
+) -> float:
+    """The shift s for an image of that many tokens: linear in the tokens between two resolutions.
+
+    Esser et al. 2024 (arXiv 2403.03206), section 5.3.2, derives sqrt(m / n); Flux interpolates mu linearly between
+    (base_tokens, base) and (max_tokens, maximum), with s = exp(mu) (exponential) or mu itself.
+    """
+    mu = base + (maximum - base) * (tokens - base_tokens) / (max_tokens - base_tokens)
+    return math.exp(mu) if exponential else mu
+
+
+@dataclasses.dataclass(frozen=True)
+class Rescaled:
+    """alpha' = (alpha - alpha(1)) / (1 - alpha(1)), sigma' = sqrt(1 - alpha'^2): a VP schedule that ends in pure noise."""
+
+    base: Schedule
+
+    def alpha(self, t: Times) -> Times:
+        last = self.base.alpha(jnp.ones_like(t))
+        return (self.base.alpha(t) - last) / (1.0 - last)
+
+    def sigma(self, t: Times) -> Times:
+        alpha = self.alpha(t)
+        return _root((1.0 - alpha) * (1.0 + alpha))
+
+    def timestep(self, t: Times) -> Times:
+        return timestep(self.base, t)
+
+
+def zero_terminal_snr(schedule: Schedule) -> Schedule:
+    """The variance-preserving `schedule` rescaled so that alpha(1) = 0: no signal left at the last step.
+
+    Lin et al. 2023 (arXiv 2305.08891), algorithm 1. A table keeps its first noisy step; a continuous schedule its clean
+    end. RectifiedFlow and Cosine come back as they are.
+    """
+    if isinstance(schedule, DiscreteBetas):
+        return dataclasses.replace(schedule, zero_snr=True)
+    if isinstance(schedule, RectifiedFlow | Cosine):
+        return schedule
+    if isinstance(schedule, EDM):
+        raise ValueError("schedule: EDM keeps alpha = 1 and has no zero terminal SNR")
+    return Rescaled(schedule)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Knots:
+    """A schedule known at given times only, interpolated in between: what another library's table of sigmas becomes.
+
+    times [n] ascend; alphas, sigmas, timesteps [n] are the values there. A pytree, so that one compilation serves every
+    table of the same length. Between knots alpha and sigma are linear in t.
+    """
+
+    times: Float[Array, "n"]
+    alphas: Float[Array, "n"]
+    sigmas: Float[Array, "n"]
+    timesteps: Float[Array, "n"]
+
+    def alpha(self, t: Times) -> Times:
+        return jnp.interp(t, self.times, self.alphas)
+
+    def sigma(self, t: Times) -> Times:
+        return jnp.interp(t, self.times, self.sigmas)
+
+    def time(self, logsnr: Times) -> Times:
+        # The first knot may be clean, at logsnr = +inf, where interpolation has nothing to hold on to.
+        ratio = jnp.maximum(self.sigmas, jnp.finfo(self.sigmas.dtype).tiny ** 0.5) / self.alphas
+        return jnp.interp(-0.5 * logsnr, jnp.log(ratio), self.times)
+
+    def timestep(self, t: Times) -> Times:
+        return jnp.interp(t, self.times, self.timesteps)
+
+
+SCHEDULES = {
+    "rectified_flow": RectifiedFlow,
+    "cosine": Cosine,
+    "vp": VP,
+    "edm": EDM,
+    "discrete": DiscreteBetas,
+}
