@@ -86,7 +86,8 @@ def open_npz(path: str) -> ArraySource:
     if not Path(path).is_file():
         raise InputError(f"data.source: {spec}: there is no such file; accepted: an .npz file with an array 'images'")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here because np.load leaves a file open that turns out not to be a zip.
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ("images", "labels", "captions", "class_names") if name in file}
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())

@@ -1,7 +1,7 @@
 """What a data set looks like to the rest of the package, and the one function that opens any of them."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -18,6 +18,7 @@ class Example(NamedTuple):
     caption: str = ""
 
 
+@runtime_checkable
 class Source(Protocol):
     """Random access to the examples of a data set.
 
