@@ -83,11 +83,12 @@ def open_npz(path: str) -> ArraySource:
       InputError: there is no such file, it is not an npz file, or an array has the wrong type, shape or values.
     """
     spec = f"npz:{path}"
-    if not Path(path).is_file():
+    file_path = Path(path).expanduser()
+    if not file_path.is_file():
         raise InputError(f"data.source: {spec}: there is no such file; accepted: an .npz file with an array 'images'")
     try:
         # Opened here because np.load leaves a file open that turns out not to be a zip.
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+        with open(file_path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ("images", "labels", "captions", "class_names") if name in file}
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())

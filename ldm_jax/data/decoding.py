@@ -5,7 +5,18 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image
+
+EXIF_ORIENTATION = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def decode(file: Path | bytes) -> UInt8[np.ndarray, "h w c"]:
@@ -19,7 +30,17 @@ def decode(file: Path | bytes) -> UInt8[np.ndarray, "h w c"]:
       OSError, ValueError, or another error of Pillow's: the file is broken or of a kind that Pillow does not know.
     """
     with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
-        return to_array(ImageOps.exif_transpose(opened))
+        return to_array(upright(opened))
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation says; as it is where it has none or its EXIF data are broken."""
+    image.load()
+    try:
+        orientation = image.getexif().get(EXIF_ORIENTATION)
+    except Exception:  # the pixels are sound, and broken metadata raise nearly every kind of error
+        return image
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
 
 
 def to_array(image: Image.Image) -> UInt8[np.ndarray, "h w c"]:

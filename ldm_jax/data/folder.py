@@ -86,6 +86,8 @@ def open_folder(path: str, split: str) -> Source:
     root, spec = Path(path).expanduser(), f"folder:{path}"
     if not root.is_dir():
         raise InputError(f"data.source: {spec}: there is no such folder; accepted: a folder with images")
+    if not os.access(root, os.R_OK | os.X_OK):
+        raise InputError(f"data.source: {spec}: you may not read this folder; accepted: a folder with images")
     names = {entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
     if "train" not in names or not names <= set(SPLITS) or _metadata_file(root):
         check_split(split, ("train", "test"), spec)

@@ -185,4 +185,4 @@ class Loader:
 
     def _prepared(self, index: int) -> tuple[UInt8[np.ndarray, "h w c"], int]:
         example = self.source[index]
-        return prepare(example.image, self.image_size, self.channels), example.label
+        return prepare(example.image, self.image_size, self.channels), int(example.label)

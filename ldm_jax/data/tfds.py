@@ -26,6 +26,7 @@ class TfdsSource:
 
     def __init__(self, builder: Any, split: str, spec: str):
         import tensorflow_datasets as tfds
+        from tensorflow_datasets.proto import tf_example_pb2
 
         self.spec = spec
         features = builder.info.features
@@ -41,34 +42,27 @@ class TfdsSource:
         self.class_names: tuple[str, ...] = ()
         if self.label is not None:
             self.class_names = tuple(dict(found)[self.label].names or ())
-        # Encoded images are decoded here: by the same rules as a folder's, and TFDS would want OpenCV.
-        decoders: dict[str, Any] = {}
-        for path, feature in found:
-            if isinstance(feature, tfds.features.Image):
-                _set(decoders, path, tfds.decode.SkipDecoding())
-        self.records = builder.as_data_source(split, decoders=decoders)
+        # Records are parsed and decoded here: four times as fast as TFDS does it, and images follow a folder's rules.
+        self.records = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+        self.parse = tf_example_pb2.Example.FromString  # pyright: ignore[reportAttributeAccessIssue]
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> Example:
-        record = self.records[index]
+        record = self.parse(self.records[index])
         try:
-            image = decode(_get(record, self.image))
+            image = decode(_first(record, self.image) or b"")
         except Exception as error:
             raise InputError(f"data.source: {self.spec}: image {index} cannot be decoded ({error})") from error
         return Example(image, *self._annotation(record))
 
     def annotation(self, index: int) -> tuple[int, str]:
-        return self._annotation(self.records[index])
+        return self._annotation(self.parse(self.records[index]))
 
     def _annotation(self, record: Any) -> tuple[int, str]:
-        label = -1 if self.label is None else _get(record, self.label)
-        caption = "" if self.caption is None else _get(record, self.caption)
-        return (
-            -1 if label is None else int(label),
-            caption.decode("utf-8", "replace") if isinstance(caption, bytes) else str(caption or ""),
-        )
+        label, caption = _first(record, self.label), _first(record, self.caption)
+        return -1 if label is None else label, (caption or b"").decode("utf-8", "replace")
 
 
 def open_tfds(name: str, split: str) -> Source:
@@ -152,23 +146,13 @@ def _describes(path: FeaturePath) -> bool:
     return not {"file", "filename", "id", "url", "path", "key"} & set(words)
 
 
-def _set(tree: dict[str, Any], path: FeaturePath, value: Any) -> None:
-    for name in path[:-1]:
-        tree = tree.setdefault(name, {})
-    tree[path[-1]] = value
-
-
-def _get(record: Any, path: FeaturePath | None) -> Any:
-    """The value at a path; of a sequence the first element, None where it is empty."""
-    for name in path or ():
-        record = _first(record)
-        record = None if record is None else record[name]
-    return _first(record)
-
-
-def _first(value: Any) -> Any:
-    while isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim > 0):
-        if len(value) == 0:
-            return None
-        value = value[0]
-    return value
+def _first(record: Any, path: FeaturePath | None) -> Any:
+    """The first value (bytes or int) that a tf.train.Example has for a feature, None where it has none."""
+    features = record.features.feature
+    # TFDS stores a sequence of sequences flat, under a name of its own.
+    for key in () if path is None else ("/".join(path), "/".join((*path, "ragged_flat_values"))):
+        if key in features:
+            feature = features[key]
+            values = feature.bytes_list.value or feature.int64_list.value
+            return values[0] if values else None
+    return None

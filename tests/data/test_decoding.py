@@ -37,6 +37,11 @@ def test_exif_orientation_is_applied(orientation, shape, corner):
     assert tuple(np.argwhere(image[..., 0] == 255)[0]) == corner
 
 
+def test_broken_exif_is_no_reason_to_lose_the_image():
+    data = encoded(Image.fromarray(CORNER), exif=b"Exif\0\0II*\0\xff\xff\xff\xff broken")
+    np.testing.assert_array_equal(decode(data), CORNER)
+
+
 def test_transparent_becomes_white():
     rgba = np.zeros((1, 3, 4), np.uint8)
     rgba[0, :, 3] = [0, 255, 51]
