@@ -1,0 +1,17 @@
+"""Networks: Linen modules with one frozen config each, used as pure functions of (params, inputs)."""
+
+from typing import Any
+
+import flax.linen as nn
+
+from ldm_jax.models.autoencoder import Autoencoder, AutoencoderConfig, Posterior
+from ldm_jax.models.conditioning import Conditioning
+from ldm_jax.models.dit import DiT, DiTConfig
+
+
+def apply(module: nn.Module, params: Any, *args: Any, **kwargs: Any) -> Any:
+    """The network as a pure function: module.apply without state, `method` and other keywords passed on."""
+    return module.apply({"params": params}, *args, **kwargs)
+
+
+__all__ = ["Autoencoder", "AutoencoderConfig", "Conditioning", "DiT", "DiTConfig", "Posterior", "apply"]

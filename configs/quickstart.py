@@ -1,0 +1,37 @@
+"""Class-conditional Fashion-MNIST at 32 px."""
+
+from ldm_jax import Config
+from ldm_jax.config import DataConfig, DiffusionConfig, LossConfig, SamplingConfig, TrainingConfig
+from ldm_jax.models import AutoencoderConfig, DiTConfig
+
+
+def get_config() -> Config:
+    return Config(
+        data=DataConfig(source="bundled:fashion_mnist", image_size=32, batch_size=64),
+        autoencoder=AutoencoderConfig(
+            image_channels=1,
+            latent_channels=4,
+            channels=64,
+            multipliers=(1,),
+            blocks=1,
+            stem=4,
+            groups=16,
+            attention=False,
+        ),
+        autoencoder_loss=LossConfig(reconstruction="l1", kl_weight=3e-3),
+        autoencoder_training=TrainingConfig(steps=500, learning_rate=2e-3, warmup=50, ema=0.99, sample_every=500),
+        denoiser=DiTConfig(
+            patch=2,
+            width=192,
+            depth=6,
+            heads=3,
+            num_classes=-1,
+            norm="rms",
+            mlp="swiglu",
+            rope=True,
+            qk_norm=True,
+        ),
+        diffusion=DiffusionConfig(schedule="rectified_flow", prediction="flow", loss="flow", times="logit_normal"),
+        denoiser_training=TrainingConfig(steps=1400, learning_rate=1e-3, warmup=50, ema=0.995, sample_every=700),
+        sampling=SamplingConfig(sampler="euler", steps=50, guidance=2.5),
+    )

@@ -1,0 +1,282 @@
+"""The typed schema of an experiment: frozen dataclasses, checked when built, JSON both ways."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+from ldm_jax.errors import InputError
+from ldm_jax.models.autoencoder import AutoencoderConfig
+from ldm_jax.models.dit import DiTConfig
+
+
+def _at_least(section: str, config: Any, **bounds: float) -> None:
+    for field, low in bounds.items():
+        if getattr(config, field) < low:
+            raise InputError(f"{section}.{field}: {getattr(config, field)} must be at least {low}")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where images come from and how they enter."""
+
+    source: str = "bundled:fashion_mnist"
+    """bundled:NAME, tfds:NAME, folder:PATH or npz:PATH."""
+    image_size: int = 32
+    """Side in pixels; images are centre-cropped and resized to it."""
+    batch_size: int = 64
+    """Examples per step, over all devices."""
+    flip: bool = False
+    """Mirror half of the images left to right."""
+    limit: int = 0
+    """Use only about the first so many images, taken evenly over the set; 0 for all."""
+
+    def __post_init__(self) -> None:
+        _at_least("data", self, image_size=1, batch_size=1, limit=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffusionConfig:
+    """The process that the denoiser learns to reverse."""
+
+    schedule: Literal["rectified_flow", "cosine", "linear", "scaled_linear", "squaredcos_cap_v2"] = "rectified_flow"
+    """Noise schedule; the last three are tables of 1000 betas."""
+    prediction: Literal["eps", "x0", "v", "flow"] = "flow"
+    """What the network outputs."""
+    loss: Literal["eps", "x0", "v", "flow"] = "flow"
+    """In which of these the squared error is taken; another than `prediction` is a weighting of it by time."""
+    times: Literal["uniform", "logit_normal"] = "logit_normal"
+    """Distribution of the training times."""
+    times_mean: float = 0.0
+    """Mean of logit(t), for logit_normal; positive is noisier."""
+    times_std: float = 1.0
+    """Standard deviation of logit(t), for logit_normal."""
+    label_dropout: float = 0.1
+    """Share of examples trained without their condition, for guidance."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.label_dropout <= 1.0:
+            raise InputError(f"diffusion.label_dropout: {self.label_dropout} must be between 0 and 1")
+        if self.times_std <= 0:
+            raise InputError(f"diffusion.times_std: {self.times_std} must be positive")
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """The autoencoder's loss, per image element: reconstruction + kl_weight x KL in nats / number of elements."""
+
+    reconstruction: Literal["l1", "l2", "bce"] = "l1"
+    """Mean over the image's elements; bce is on (x + 1) / 2 and needs autoencoder.sigmoid_output."""
+    kl_weight: float = 1e-6
+    """Weight of the KL term; both terms divided by the same number, this is the weight of LDM's sums."""
+
+    def __post_init__(self) -> None:
+        _at_least("autoencoder_loss", self, kl_weight=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """One stage's optimisation: AdamW with linear warm-up, cosine decay and clipping by global norm."""
+
+    steps: int = 10_000
+    """Optimiser steps."""
+    learning_rate: float = 3e-4
+    """Peak learning rate."""
+    warmup: int = 100
+    """Steps of linear warm-up."""
+    final_learning_rate: float = 0.0
+    """Learning rate at the last step, as a share of the peak."""
+    beta2: float = 0.99
+    """AdamW's decay of the second moment."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled decay, on matrices only."""
+    clip: float = 1.0
+    """Largest global norm of the gradient; 0 for no clipping."""
+    ema: float = 0.999
+    """Decay of the averaged parameters, warmed up as (1 + step) / (10 + step)."""
+    accumulate: int = 1
+    """Micro-batches per step."""
+    log_every: int = 50
+    """Steps between lines of metrics.jsonl."""
+    sample_every: int = 1000
+    """Steps between pictures and evaluations."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints."""
+
+    def __post_init__(self) -> None:
+        _at_least("training", self, steps=1, warmup=0, accumulate=1, log_every=1, sample_every=1, checkpoint_every=1)
+        _at_least("training", self, learning_rate=0.0, weight_decay=0.0, clip=0.0)
+        if not 0.0 <= self.ema < 1.0:
+            raise InputError(f"training.ema: {self.ema} must be at least 0 and less than 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """How samples are drawn where nobody says otherwise."""
+
+    sampler: str = "euler"
+    """Name of the sampler."""
+    steps: int = 50
+    """Steps of the sampler."""
+    guidance: float = 1.0
+    """Classifier-free guidance scale; 1 is none."""
+    interval: tuple[float, float] = (0.0, 1.0)
+    """Times in which guidance acts."""
+
+    def __post_init__(self) -> None:
+        _at_least("sampling", self, steps=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole experiment."""
+
+    data: DataConfig = DataConfig()
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    autoencoder_loss: LossConfig = LossConfig()
+    autoencoder_training: TrainingConfig = TrainingConfig()
+    denoiser: DiTConfig = DiTConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    denoiser_training: TrainingConfig = TrainingConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    parallel: Literal["pmap", "fsdp"] = "pmap"
+    """pmap: replicated data parallelism. fsdp: jit with parameters and optimiser state sharded over the devices."""
+    seed: int = 0
+    """Everything random is a function of it."""
+
+    def __post_init__(self) -> None:
+        factor, size = self.autoencoder.factor, self.data.image_size
+        if size % factor:
+            raise InputError(f"data.image_size: {size} must be a multiple of the down-sampling factor {factor}")
+        if size // factor % self.denoiser.patch:
+            raise InputError(
+                f"denoiser.patch: {self.denoiser.patch} must divide the latents' side "
+                f"{size // factor} (image_size {size} / factor {factor})"
+            )
+        if self.autoencoder_loss.reconstruction == "bce" and not self.autoencoder.sigmoid_output:
+            raise InputError("autoencoder_loss.reconstruction: 'bce' needs autoencoder.sigmoid_output true")
+        channels = self.autoencoder.latent_channels
+        for field in ("in_channels", "out_channels"):
+            value = getattr(self.denoiser, field)
+            if value not in (0, channels):
+                raise InputError(f"denoiser.{field}: {value} must be 0 or autoencoder.latent_channels ({channels})")
+        for stage in (self.autoencoder_training, self.denoiser_training):
+            if self.data.batch_size % stage.accumulate:
+                raise InputError(
+                    f"data.batch_size: {self.data.batch_size} must be a multiple of accumulate ({stage.accumulate})"
+                )
+
+    def resolve(self, num_classes: int) -> Config:
+        """This config with the denoiser's open fields filled in: channels from the latents, classes from the data."""
+        channels, asked = self.autoencoder.latent_channels, self.denoiser.num_classes
+        if asked > 0 and asked != num_classes:
+            raise InputError(f"denoiser.num_classes: {asked} must be -1, 0 or the data's {num_classes}")
+        denoiser = dataclasses.replace(
+            self.denoiser,
+            in_channels=channels,
+            out_channels=channels,
+            num_classes=num_classes if asked == -1 else asked,
+        )
+        return dataclasses.replace(self, denoiser=denoiser)
+
+    def to_json(self) -> str:
+        """Indented JSON that `from_json` reads back to an equal config."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Config:
+        """The config in `text`; InputError names an unknown field or a value of the wrong type."""
+        try:
+            tree = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(f"config: not JSON ({error})") from error
+        return from_dict(cls, tree)
+
+
+def from_dict(cls: type, tree: Any, path: str = "") -> Any:
+    """A dataclass from nested dicts, every field's name and type checked; `path` prefixes field names in errors."""
+    if not isinstance(tree, dict):
+        raise InputError(f"{path.rstrip('.') or cls.__name__}: {tree!r} must be an object of fields")
+    hints = typing.get_type_hints(cls)
+    for name in tree:
+        if name not in hints:
+            raise InputError(f"{path}{name}: unknown field; accepted: {', '.join(hints)}")
+    return cls(**{name: _convert(hints[name], value, f"{path}{name}") for name, value in tree.items()})
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return from_dict(hint, value, f"{path}.")
+    if origin is Literal:
+        if value not in args:
+            raise InputError(f"{path}: {value!r} must be one of {', '.join(map(repr, args))}")
+        return value
+    if origin is tuple and isinstance(value, (list, tuple)):
+        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        if len(kinds) == len(value):
+            return tuple(_convert(kind, item, path) for kind, item in zip(kinds, value, strict=True))
+    if origin in (typing.Union, types.UnionType) and value is None and type(None) in args:
+        return None
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    raise InputError(f"{path}: {value!r} must be {getattr(hint, '__name__', hint)}")
+
+
+def load_config(path: str | Path) -> Config:
+    """The config of a Python file (its `get_config()`) or of a JSON file such as runs/NAME/config.json."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"config: {path} is not a file; name a .py with get_config() or a .json")
+    if path.suffix == ".json":
+        return Config.from_json(path.read_text())
+    if path.suffix != ".py":
+        raise InputError(f"config: {path} must end in .py or .json")
+    namespace: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
+    try:
+        exec(compile(path.read_text(), str(path), "exec"), namespace)
+    except SyntaxError as error:
+        raise InputError(f"config: {path} line {error.lineno} is not Python ({error.msg})") from error
+    if not callable(namespace.get("get_config")):
+        raise InputError(f"config: {path} defines no get_config()")
+    config = namespace["get_config"]()
+    if not isinstance(config, Config):
+        raise InputError(f"config: get_config() of {path} gives {type(config).__name__}, not ldm_jax.Config")
+    return config
+
+
+def shrink(config: Config) -> Config:
+    """The same experiment made tiny: small nets, few steps and images; every path of the code is still walked."""
+    ae, denoiser = config.autoencoder, config.denoiser
+    autoencoder = dataclasses.replace(
+        ae, channels=8, groups=4, blocks=1, multipliers=tuple(min(m, 2) for m in ae.multipliers)
+    )
+    dit = dataclasses.replace(denoiser, width=32, depth=min(denoiser.depth, 2), heads=2)
+    # Four tokens a side are enough; no larger than what was asked for.
+    size = min(config.data.image_size, 4 * autoencoder.factor * dit.patch)
+    data = dataclasses.replace(
+        config.data,
+        image_size=size,
+        batch_size=min(config.data.batch_size, 16),
+        limit=min(config.data.limit or 256, 256),
+    )
+    short = {"log_every": 1, "warmup": 2, "sample_every": 12, "checkpoint_every": 8}
+
+    def few(stage: TrainingConfig) -> TrainingConfig:
+        return dataclasses.replace(stage, steps=min(stage.steps, 24), accumulate=1, **short)
+
+    return dataclasses.replace(
+        config,
+        data=data,
+        autoencoder=autoencoder,
+        denoiser=dit,
+        autoencoder_training=few(config.autoencoder_training),
+        denoiser_training=few(config.denoiser_training),
+        sampling=dataclasses.replace(config.sampling, steps=min(config.sampling.steps, 8)),
+    )

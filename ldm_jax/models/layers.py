@@ -1,0 +1,157 @@
+"""Layers that several networks share: [b *space c] in and out, any number of space axes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ldm_jax.models.attention import attention
+
+Features = Float[Array, "b *space c"]
+
+
+def rank(x: Features) -> int:
+    """The number of space axes of [b *space c]."""
+    return x.ndim - 2
+
+
+def space_to_depth(x: Features, patch: int) -> Features:
+    """[b *space c] -> [b *(space / patch) patch^rank c], the offsets within a patch major to the channels."""
+    if patch == 1:
+        return x
+    b, *space, c = x.shape
+    n = len(space)
+    x = x.reshape(b, *(size for s in space for size in (s // patch, patch)), c)
+    x = x.transpose(0, *range(1, 2 * n, 2), *range(2, 2 * n + 1, 2), 2 * n + 1)
+    return x.reshape(b, *(s // patch for s in space), patch**n * c)
+
+
+def depth_to_space(x: Features, patch: int) -> Features:
+    """The inverse of `space_to_depth`."""
+    if patch == 1:
+        return x
+    b, *space, c = x.shape
+    n = len(space)
+    x = x.reshape(b, *space, *(patch,) * n, c // patch**n)
+    x = x.transpose(0, *(axis for i in range(n) for axis in (1 + i, 1 + n + i)), 2 * n + 1)
+    return x.reshape(b, *(s * patch for s in space), c // patch**n)
+
+
+def conv(features: int, x: Features, dtype: jnp.dtype, size: int = 3, name: str | None = None) -> Features:
+    """A convolution of odd `size` that keeps the space axes; must be called within a compact method."""
+    return nn.Conv(features, (size,) * rank(x), padding=size // 2, dtype=dtype, name=name)(x)
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation with statistics in float32 and the result in `dtype`."""
+
+    groups: int = 32
+    epsilon: float = 1e-6
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        norm = nn.GroupNorm(self.groups, epsilon=self.epsilon, dtype=jnp.float32, use_fast_variance=False, name="norm")
+        return norm(x.astype(jnp.float32)).astype(self.dtype)
+
+
+class ResBlock(nn.Module):
+    """norm, silu, conv, [+ embedding], norm, silu, conv, plus a (projected) shortcut."""
+
+    features: int
+    groups: int = 32
+    epsilon: float = 1e-6
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Features, embedding: Float[Array, "b e"] | None = None) -> Features:
+        h = nn.silu(GroupNorm(self.groups, self.epsilon, self.dtype, name="norm1")(x))
+        h = conv(self.features, h, self.dtype, name="conv1")
+        if embedding is not None:
+            shift = nn.Dense(self.features, dtype=self.dtype, name="embedding")(nn.silu(embedding))
+            h = h + shift.reshape(shift.shape[0], *(1,) * rank(x), self.features)
+        h = nn.silu(GroupNorm(self.groups, self.epsilon, self.dtype, name="norm2")(h))
+        h = conv(self.features, h, self.dtype, name="conv2")
+        if x.shape[-1] != self.features:
+            x = conv(self.features, x, self.dtype, size=1, name="shortcut")
+        return x + h
+
+
+class SpatialAttention(nn.Module):
+    """Single- or multi-head self-attention over all positions, with GroupNorm before and a residual around it."""
+
+    heads: int = 1
+    groups: int = 32
+    epsilon: float = 1e-6
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        b, *space, c = x.shape
+        h = GroupNorm(self.groups, self.epsilon, self.dtype, name="norm")(x).reshape(b, -1, c)
+        q, k, v = (
+            nn.Dense(c, dtype=self.dtype, name=name)(h).reshape(b, -1, self.heads, c // self.heads)
+            for name in ("query", "key", "value")
+        )
+        h = nn.Dense(c, dtype=self.dtype, name="out")(attention(q, k, v).reshape(b, -1, c))
+        return x + h.reshape(b, *space, c)
+
+
+class Downsample(nn.Module):
+    """Halves the space axes with a strided 3-convolution.
+
+    padding: "end" pads one zero after each axis, as LDM's autoencoder does; "both" pads both sides, as its UNet does.
+    """
+
+    features: int
+    padding: Literal["end", "both"] = "end"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        n = rank(x)
+        pads = ((0, 1) if self.padding == "end" else (1, 1),) * n
+        return nn.Conv(self.features, (3,) * n, strides=(2,) * n, padding=pads, dtype=self.dtype, name="conv")(x)
+
+
+class Upsample(nn.Module):
+    """Doubles the space axes by nearest neighbour, then a 3-convolution."""
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        for axis in range(1, x.ndim - 1):
+            x = jnp.repeat(x, 2, axis=axis)
+        return conv(self.features, x, self.dtype, name="conv")
+
+
+def sinusoidal(t: Float[Array, "b"], dim: int, max_period: float = 10_000.0) -> Float[Array, "b {dim}"]:
+    """Timestep features [cos, sin] at geometric frequencies 1 .. 1/max_period, half of dim each.
+
+    Vaswani et al. 2017 (arXiv 1706.03762), section 3.5, in the order and with the divisor of the original DiT.
+    """
+    half = dim // 2
+    frequencies = jnp.exp(-jnp.log(max_period) * jnp.arange(half, dtype=jnp.float32) / half)
+    angles = t.astype(jnp.float32)[:, None] * frequencies[None, :]
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoidal features of t, then Dense, silu, Dense."""
+
+    features: int
+    frequencies: int = 256
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, t: Float[Array, "b"]) -> Float[Array, "b e"]:
+        init = nn.initializers.normal(0.02)
+        h = sinusoidal(t, self.frequencies).astype(self.dtype)
+        h = nn.Dense(self.features, dtype=self.dtype, kernel_init=init, name="dense1")(h)
+        return nn.Dense(self.features, dtype=self.dtype, kernel_init=init, name="dense2")(jax.nn.silu(h))

@@ -1,0 +1,58 @@
+"""Checkpoints of the train state through Orbax: asynchronous, the newest kept, the damaged ones passed over."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from ldm_jax.training.step import TrainState
+
+log = logging.getLogger("ldm_jax")
+
+
+class Checkpoints:
+    """The checkpoints of one stage in one folder, named by step."""
+
+    def __init__(self, folder: Path, keep: int = 2):
+        self.folder = folder.absolute()
+        # A process killed while it saved leaves a temporary folder behind; Orbax removes it here.
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Begins to save; returns once the arrays are copied, before they are on disk."""
+        self._manager.save(step, args=ocp.args.StandardSave(state))
+
+    def restore(self, template: Any) -> tuple[int, TrainState] | None:
+        """The newest whole checkpoint as (step, state), or None.
+
+        template: a TrainState of jax.ShapeDtypeStruct with shardings. A checkpoint that can't be read is reported and
+        moved aside (nothing is deleted), and the one before is tried.
+        """
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                state = self._manager.restore(step, args=ocp.args.StandardRestore(template))
+                return step, jax.block_until_ready(state)
+            except Exception as error:
+                aside = self.folder.parent / f"{self.folder.name}-damaged-{step}"
+                reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+                log.warning("checkpoint %s is damaged (%s): moved to %s", self.folder / str(step), reason, aside)
+                _free_name(self.folder / str(step), aside)
+                self._manager.reload()
+        return None
+
+    def close(self) -> None:
+        """Waits until everything is on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def _free_name(source: Path, target: Path) -> None:
+    n, name = 1, target
+    while name.exists():
+        n, name = n + 1, target.with_name(f"{target.name}-{n}")
+    source.rename(name)

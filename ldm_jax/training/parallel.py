@@ -1,0 +1,88 @@
+"""Strategies: how one train_step runs on many devices. Both share one state and one checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from ldm_jax.training.step import Metrics, TrainState
+
+AXIS = "data"
+
+
+def device_mesh() -> Mesh:
+    """All devices of all processes on one axis."""
+    # Auto: make_mesh defaults to Explicit axes, which Linen does not know.
+    return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+class Strategy(NamedTuple):
+    """create(init, key) -> state; step(state, batch, key) -> (state, metrics); put(host batch) -> device batch."""
+
+    create: Callable[[Callable[[jax.Array], TrainState], jax.Array], TrainState]
+    shardings: Callable[[TrainState], Any]
+    step: Callable[[TrainState, Any, jax.Array], tuple[TrainState, Metrics]]
+    put: Callable[[Any], Any]
+
+
+def shard_largest(shape: tuple[int, ...], devices: int) -> PartitionSpec:
+    """The largest axis that the devices divide is split over them; an array without one is replicated."""
+    axes = [i for i, size in enumerate(shape) if size % devices == 0 and size >= devices]
+    if not axes or devices == 1:
+        return PartitionSpec()
+    best = max(axes, key=lambda i: shape[i])
+    return PartitionSpec(*(AXIS if i == best else None for i in range(len(shape))))
+
+
+def make_strategy(name: str, train_step: Callable) -> Strategy:
+    """The strategy `name`, "pmap" or "fsdp", for a train_step(state, batch, key, axis_name=...).
+
+    pmap: state replicated, the batch's leading axis split over the devices, gradients averaged by pmean. fsdp: one
+    global program under jit; parameters, optimiser state and EMA are split over the devices from birth.
+    """
+    mesh = device_mesh()
+    replicated = NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, PartitionSpec(AXIS))
+
+    def shardings(state: TrainState) -> Any:
+        if name == "pmap":
+            return jax.tree.map(lambda _: replicated, state)
+        return jax.tree.map(lambda x: NamedSharding(mesh, shard_largest(x.shape, mesh.size)), state)
+
+    def create(init: Callable[[jax.Array], TrainState], key: jax.Array) -> TrainState:
+        placed = shardings(jax.eval_shape(init, key))
+        # An initialisation runs once: optimising its program costs far more than it saves.
+        options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+        if jax.default_backend() != "cpu":
+            options = {}
+        return jax.jit(init, out_shardings=placed, compiler_options=options)(key)
+
+    if name == "pmap":
+        local = jax.local_device_count()
+        step = jax.pmap(
+            partial(train_step, axis_name=AXIS),
+            axis_name=AXIS,
+            in_axes=(None, 0, None),
+            out_axes=(None, None),
+            donate_argnums=0,
+        )
+
+        def put(batch: Any) -> Any:
+            return jax.tree.map(lambda x: np.reshape(x, (local, -1, *np.shape(x)[1:])), batch)
+
+        return Strategy(create, shardings, step, put)
+
+    # Without pinned outputs XLA may choose others for the new state, and compile again.
+    def pinned(state: TrainState, batch: Any, key: jax.Array) -> tuple[TrainState, Metrics]:
+        new, metrics = train_step(state, batch, key)
+        return jax.lax.with_sharding_constraint(new, shardings(state)), metrics
+
+    def put_global(batch: Any) -> Any:
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(split, np.asarray(x)), batch)
+
+    return Strategy(create, shardings, jax.jit(pinned, donate_argnums=0), put_global)

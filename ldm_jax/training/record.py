@@ -1,0 +1,96 @@
+"""What a run writes while it trains: metrics.jsonl, TensorBoard, the progress bar."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+
+def keep_until(path: Path, stage: str, step: int) -> None:
+    """Drops a stage's lines after `step` (those of a run that was killed past its last checkpoint) and broken ones."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if record.get("stage") != stage or record.get("step", 0) <= step:
+            kept.append(line + "\n")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    temporary.replace(path)
+
+
+class Record:
+    """One stage's record. On a terminal it shows a bar, elsewhere a line every ten seconds."""
+
+    def __init__(self, workdir: Path, stage: str, start: int, stop: int, batch_size: int):
+        self.stage, self.batch_size = stage, batch_size
+        keep_until(workdir / "metrics.jsonl", stage, start)
+        self._main = jax.process_index() == 0
+        self._file = (workdir / "metrics.jsonl").open("a") if self._main else None
+        self._board = SummaryWriter(str(workdir / "tensorboard" / stage), purge_step=start) if self._main else None
+        terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=stop,
+            initial=start,
+            desc=stage,
+            unit="step",
+            disable=not (terminal and self._main),
+            dynamic_ncols=True,
+        )
+        self._plain = self._main and not terminal
+        self._last_line = 0.0
+        self._since, self._since_step = time.monotonic(), start
+        self._stop = stop
+
+    def tick(self) -> None:
+        """One step was dispatched."""
+        self._bar.update()
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """One line of metrics, with images/s since the last one."""
+        if not self._main:
+            return
+        now = time.monotonic()
+        elapsed = max(now - self._since, 1e-9)
+        rate = (step - self._since_step) * self.batch_size / elapsed
+        self._since, self._since_step = now, step
+        values = {**values, "images_per_second": rate}
+        assert self._file is not None and self._board is not None
+        self._file.write(json.dumps({"stage": self.stage, "step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(f"{self.stage}/{name}", value, step)
+        shown = {"loss": f"{values['loss']:.4f}", "img/s": f"{rate:.0f}"}
+        self._bar.set_postfix(shown)
+        if self._plain and (now - self._last_line > 10.0 or step == self._stop):
+            self._last_line = now
+            left = (self._stop - step) * self.batch_size / max(rate, 1e-9)
+            text = ", ".join(f"{k} {v}" for k, v in shown.items())
+            print(f"{self.stage} {step}/{self._stop}: {text}, {left:.0f} s left", flush=True)
+
+    def note(self, step: int, values: dict[str, float]) -> None:
+        """Scalars that have no place in the loss's line, such as an evaluation's."""
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(f"{self.stage}/{name}", value, step)
+
+    def restart_clock(self, step: int) -> None:
+        """Leaves the time since the last line (spent on pictures, say) out of the next one's rate."""
+        self._since, self._since_step = time.monotonic(), step
+
+    def close(self) -> None:
+        self._bar.close()
+        if self._file is not None and self._board is not None:
+            self._file.close()
+            self._board.close()

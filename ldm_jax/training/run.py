@@ -1,0 +1,272 @@
+"""A whole experiment: autoencoder, latents, denoiser, model; resumable at any moment."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ldm_jax import images
+from ldm_jax.config import Config, TrainingConfig
+from ldm_jax.data import Loader, Source, open_source, to_uint8
+from ldm_jax.errors import InputError
+from ldm_jax.models import Autoencoder, DiT, apply
+from ldm_jax.pipeline import LatentDiffusion, make_schedule
+from ldm_jax.training.latents import Latents, encode_all
+from ldm_jax.training.loop import fit
+from ldm_jax.training.losses import autoencoder_loss, denoiser_loss
+from ldm_jax.training.optimizer import make_optimizer
+from ldm_jax.training.parallel import Strategy, make_strategy
+from ldm_jax.training.step import LossFn, TrainState, train_step
+
+log = logging.getLogger("ldm_jax")
+
+Stage = Literal["autoencoder", "denoiser", "all"]
+
+AUTOENCODER, DENOISER, SHUFFLE = range(3)
+"""The purposes of randomness: keys are the seed folded with one of these."""
+
+# What a finished or begun run may be continued with; everything else would make it another experiment.
+CHANGEABLE = ("sampling", "parallel")
+CHANGEABLE_TRAINING = ("steps", "log_every", "sample_every", "checkpoint_every")
+
+
+class Limited:
+    """`limit` examples of a source, evenly spaced over it (sources are often sorted by class)."""
+
+    def __init__(self, source: Source, limit: int):
+        self._source = source
+        self._indices = np.linspace(0, len(source) - 1, limit).round().astype(int)
+        self.class_names = source.class_names
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._source[int(self._indices[index])]
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one dict of dotted names."""
+    out = {}
+    for name, value in tree.items():
+        out.update(flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
+    return out
+
+
+def check_same(old: Config, new: Config, workdir: Path) -> None:
+    """InputError where a run folder's config and the new one differ in more than how long and how it is watched."""
+    before, after = (flat(json.loads(c.to_json())) for c in (old, new))
+    differing = [
+        name
+        for name in after
+        if before.get(name) != after[name]
+        and name.split(".")[0] not in CHANGEABLE
+        and not (name.split(".")[0].endswith("_training") and name.split(".")[-1] in CHANGEABLE_TRAINING)
+    ]
+    if differing:
+        name = differing[0]
+        more = f" (and {len(differing) - 1} more fields)" if len(differing) > 1 else ""
+        raise InputError(
+            f"{name}: {after[name]} but {workdir} was begun with {before.get(name)}{more}; "
+            "take another --workdir or the old value"
+        )
+
+
+def prepare_workdir(workdir: Path, config: Config) -> None:
+    """Creates the run's folder and writes config.json, after checking that both can be done and nothing is lost."""
+    path = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+        old = Config.from_json(path.read_text()) if path.exists() else None
+    except OSError as error:
+        raise InputError(f"workdir: {workdir} can't be written ({error.strerror}); name a writable folder") from error
+    if old is not None:
+        check_same(old, config, workdir)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(config.to_json())
+    temporary.replace(path)
+
+
+def check_devices(config: Config) -> None:
+    """InputError where the batch does not split evenly over devices and micro-batches."""
+    devices = jax.device_count()
+    for stage in (config.autoencoder_training, config.denoiser_training):
+        parts = devices * stage.accumulate
+        if config.data.batch_size % parts:
+            raise InputError(
+                f"data.batch_size: {config.data.batch_size} must be a multiple of {parts} "
+                f"({devices} devices x {stage.accumulate} micro-batches)"
+            )
+
+
+class Run:
+    """One experiment in one folder."""
+
+    def __init__(self, config: Config, workdir: str | Path):
+        """Checks the input (devices, data, folder) before anything is compiled; raises InputError."""
+        self.workdir = Path(workdir)
+        check_devices(config)
+        source = open_source(config.data.source, "train")
+        if 0 < config.data.limit < len(source):
+            source = Limited(source, config.data.limit)
+        self.config = config.resolve(len(source.class_names))
+        self.class_names = tuple(source.class_names) if self.config.denoiser.num_classes else ()
+        data = self.config.data
+        self.loader = Loader(
+            source,
+            batch_size=data.batch_size,
+            image_size=data.image_size,
+            channels=self.config.autoencoder.image_channels,
+            seed=config.seed,
+            flip=data.flip,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        prepare_workdir(self.workdir, self.config)
+
+    def train(self, stage: Stage = "all") -> Path:
+        """Trains what is asked for and not done yet; returns the path of the last picture."""
+        autoencoder = Autoencoder(self.config.autoencoder)
+        done = self.workdir / "autoencoder"
+        if stage == "denoiser" and not any(done.glob("[0-9]*")):
+            raise InputError(f"stage: denoiser needs {done}; train --stage autoencoder (or all) first")
+        params = self._autoencoder(autoencoder)
+        latents = encode_all(
+            self.workdir / "latents", autoencoder, params, self.loader, self._identity(), self.config.data.batch_size
+        )
+        model = LatentDiffusion(
+            autoencoder=autoencoder,
+            autoencoder_params=params,
+            latent_mean=latents.mean,
+            latent_std=latents.std,
+            image_size=self.config.data.image_size,
+            diffusion=self.config.diffusion,
+            sampling=self.config.sampling,
+            class_names=self.class_names,
+        )
+        if stage == "autoencoder":
+            if not (self.workdir / "model" / "transformer").exists():
+                model.save(self.workdir / "model")
+            return self._picture("autoencoder", self.config.autoencoder_training.steps)
+        model = self._denoiser(model, latents)
+        model.save(self.workdir / "model")
+        return self._picture("denoiser", self.config.denoiser_training.steps)
+
+    def _picture(self, stage: str, step: int) -> Path:
+        return self.workdir / "samples" / f"{stage}-{step:07d}.png"
+
+    def _identity(self) -> str:
+        return json.dumps(dataclasses.asdict(self.config.data), sort_keys=True)
+
+    def _strategy(self, loss_fn: LossFn, training: TrainingConfig) -> tuple[Strategy, Any]:
+        optimizer = make_optimizer(training)
+        step = partial(
+            train_step, loss_fn=loss_fn, optimizer=optimizer, ema=training.ema, accumulate=training.accumulate
+        )
+        return make_strategy(self.config.parallel, step), optimizer
+
+    @staticmethod
+    def _init(module: Autoencoder | DiT, optimizer: Any) -> Any:
+        inputs = jax.tree.map(jnp.asarray, module.example_inputs())
+
+        def init(key: jax.Array) -> TrainState:
+            params = module.init(key, *inputs)["params"]
+            ema = jax.tree.map(jnp.copy, params)
+            return TrainState(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params))
+
+        return init
+
+    def _key(self, purpose: int) -> jax.Array:
+        return jax.random.fold_in(jax.random.key(self.config.seed), purpose)
+
+    def _autoencoder(self, module: Autoencoder) -> Any:
+        training, data = self.config.autoencoder_training, self.config.data
+        strategy, optimizer = self._strategy(autoencoder_loss(module, self.config.autoencoder_loss), training)
+        held_out = self._held_out()
+
+        @jax.jit
+        def reconstruct(params: Any, x: jax.Array) -> jax.Array:
+            return apply(module, params, x)[0]
+
+        def look(step: int, state: TrainState) -> dict[str, float]:
+            output = np.clip(np.asarray(reconstruct(gathered(state.ema), held_out)), -1.0, 1.0)
+            mse = np.square(output - held_out).mean(axis=(1, 2, 3))
+            pairs = np.stack([held_out[:32], output[:32]], axis=1).reshape(-1, *output.shape[1:])
+            images.write_png(self._picture("autoencoder", step), images.grid(to_uint8(pairs), 8), self._scale())
+            return {"test_psnr": float((10 * np.log10(4 / np.maximum(mse, 1e-10))).mean())}
+
+        def batches(start: int, stop: int) -> Any:
+            for k, batch in self.loader.iterate(start, stop):
+                yield k, {name: batch[name] for name in ("image", "index")}
+
+        init, key = self._init(module, optimizer), self._key(AUTOENCODER)
+        state = fit("autoencoder", self.workdir, training, strategy, init, key, batches, data.batch_size, look)
+        return gathered(state.ema)
+
+    def _denoiser(self, model: LatentDiffusion, latents: Latents) -> LatentDiffusion:
+        training, batch_size = self.config.denoiser_training, self.config.data.batch_size
+        module = DiT(self.config.denoiser)
+        schedule = make_schedule(self.config.diffusion)
+        mean, std = jnp.asarray(latents.mean), jnp.asarray(latents.std)
+        loss_fn = denoiser_loss(module, self.config.diffusion, schedule, mean, std)
+        strategy, optimizer = self._strategy(loss_fn, training)
+
+        def look(step: int, state: TrainState) -> dict[str, float]:
+            columns = module.config.num_classes or 8
+            rows = min(max(80 // columns, 2), 10)
+            drawn = dataclasses.replace(model, denoiser=module, denoiser_params=gathered(state.ema)).sample(
+                jax.random.key(self.config.seed), num=columns * rows
+            )
+            images.write_png(self._picture("denoiser", step), images.grid(drawn, columns), self._scale())
+            return {}
+
+        def batches(start: int, stop: int) -> Any:
+            where = (self.config.seed + SHUFFLE, jax.process_index(), jax.process_count())
+            for k in range(start, stop):
+                yield k, latents.batch(k, batch_size, *where)
+
+        init, key = self._init(module, optimizer), self._key(DENOISER)
+        state = fit("denoiser", self.workdir, training, strategy, init, key, batches, batch_size, look)
+        return dataclasses.replace(model, denoiser=module, denoiser_params=gathered(state.ema))
+
+    def _held_out(self) -> np.ndarray:
+        """At most 256 images that training does not see, [-1, 1]; training images where there are no others."""
+        data = self.config.data
+        try:
+            source: Source = open_source(data.source, "test")
+        except InputError:
+            source = self.loader.source
+        loader = Loader(
+            Limited(source, min(len(source), 256)),
+            batch_size=1,
+            image_size=data.image_size,
+            channels=self.config.autoencoder.image_channels,
+            seed=0,
+        )
+        _, held_out, valid = next(loader.in_order(min(len(source), 256)))
+        return held_out[:valid]
+
+    def _scale(self) -> int:
+        """Small images are enlarged in pictures, so that a person can see them."""
+        return max(1, 64 // self.config.data.image_size)
+
+
+def gathered(params: Any) -> Any:
+    """Parameters whole on one device, whatever strategy they were trained with."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        params = multihost_utils.process_allgather(params, tiled=True)
+    return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), params)

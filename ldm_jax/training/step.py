@@ -1,0 +1,75 @@
+"""The training step, written once, for one example or for a pod."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+Params: TypeAlias = Any
+Metrics: TypeAlias = dict[str, Array]
+LossFn: TypeAlias = Callable[[Params, Any, Array], tuple[Float[Array, "b"], Metrics]]
+"""(params, batch, keys [b]) -> (loss [b], metrics of [b]): one key and one loss an example, no mean anywhere."""
+
+
+class TrainState(NamedTuple):
+    """All that a checkpoint holds."""
+
+    step: Array
+    params: Params
+    ema: Params
+    opt_state: optax.OptState
+
+
+def ema_decay(decay: float, step: Array) -> Array:
+    """min(decay, (1 + step) / (10 + step)), so that early averages forget the initialisation."""
+    return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+
+
+def train_step(
+    state: TrainState,
+    batch: Any,
+    key: Array,
+    *,
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    ema: float,
+    accumulate: int = 1,
+    axis_name: str | None = None,
+) -> tuple[TrainState, Metrics]:
+    """One optimiser step on a batch of arrays [b ...]; returns the new state and scalar metrics.
+
+    batch["index"] [b] is each example's place in the global batch. An example's randomness is key folded with the step
+    and that index, so it does not depend on the number of devices, processes or micro-batches. With `axis_name`,
+    gradients and metrics are averaged over that mapped axis.
+    """
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, state.step), batch["index"])
+
+    def mean_loss(params: Params, batch: Any, keys: Array) -> tuple[Array, Metrics]:
+        losses, metrics = loss_fn(params, batch, keys)
+        return losses.mean(), jax.tree.map(jnp.mean, {"loss": losses, **metrics})
+
+    gradient = jax.grad(mean_loss, has_aux=True)
+    if accumulate == 1:
+        grads, metrics = gradient(state.params, batch, keys)
+    else:
+        micro = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), (batch, keys))
+        shapes = jax.eval_shape(gradient, state.params, *jax.tree.map(lambda x: x[0], micro))
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        total, _ = jax.lax.scan(
+            lambda sums, part: (jax.tree.map(jnp.add, sums, gradient(state.params, *part)), None), zeros, micro
+        )
+        grads, metrics = jax.tree.map(lambda x: x / accumulate, total)
+    if axis_name is not None:
+        grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
+
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    decay = ema_decay(ema, state.step)
+    average = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, state.ema, params)
+    metrics["grad_norm"] = optax.global_norm(grads)
+    return TrainState(state.step + 1, params, average, opt_state), metrics
