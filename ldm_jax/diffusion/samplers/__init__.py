@@ -3,6 +3,9 @@
 A sampler never sees a network: it sees `denoise(z, t) -> Estimate` and the schedule's coefficients.
 """
 
+from collections.abc import Callable
+
+from ldm_jax.diffusion.samplers.adaptive import Adaptive, sample_adaptive
 from ldm_jax.diffusion.samplers.ancestral import ddim, ddpm, euler_ancestral, euler_maruyama, lcm, tcd
 from ldm_jax.diffusion.samplers.base import (
     Denoise,
@@ -13,21 +16,101 @@ from ldm_jax.diffusion.samplers.base import (
     normal,
     sample,
 )
-from ldm_jax.diffusion.samplers.runge_kutta import euler
+from ldm_jax.diffusion.samplers.multistep import (
+    deis,
+    dpm_solver,
+    dpmpp_2m,
+    dpmpp_2m_sde,
+    dpmpp_3m,
+    dpmpp_3m_sde,
+    lms,
+    multistep,
+    unipc,
+)
+from ldm_jax.diffusion.samplers.runge_kutta import Tableau, edm, euler, heun, midpoint, rk4, runge_kutta
+from ldm_jax.diffusion.samplers.single_step import (
+    dpm_2,
+    dpm_2_ancestral,
+    dpm_solver_single,
+    dpmpp_2s,
+    dpmpp_2s_ancestral,
+    dpmpp_sde,
+    plms,
+    pndm,
+    pndm_grid,
+    two_stage,
+)
+
+SAMPLERS: dict[str, Callable[[], Sampler]] = {
+    "ddpm": ddpm,
+    "ddim": ddim,
+    "euler": euler,
+    "euler_ancestral": euler_ancestral,
+    "heun": heun,
+    "midpoint": midpoint,
+    "rk4": rk4,
+    "edm": edm,
+    "euler_maruyama": euler_maruyama,
+    "dpm_2": dpm_2,
+    "dpm_2_ancestral": dpm_2_ancestral,
+    "dpmpp_2s": dpmpp_2s,
+    "dpmpp_2s_ancestral": dpmpp_2s_ancestral,
+    "dpmpp_sde": dpmpp_sde,
+    "dpmpp_2m": dpmpp_2m,
+    "dpmpp_3m": dpmpp_3m,
+    "dpmpp_2m_sde": dpmpp_2m_sde,
+    "dpmpp_3m_sde": dpmpp_3m_sde,
+    "dpm_solver": dpm_solver_single,
+    "unipc": unipc,
+    "deis": deis,
+    "lms": lms,
+    "plms": plms,
+    "lcm": lcm,
+    "tcd": tcd,
+}
+"""The samplers that need nothing but a grid, by name."""
 
 __all__ = [
+    "SAMPLERS",
+    "Adaptive",
     "Denoise",
     "Sampler",
     "StatefulDenoise",
     "Step",
+    "Tableau",
     "ddim",
     "ddpm",
+    "deis",
+    "dpm_2",
+    "dpm_2_ancestral",
+    "dpm_solver",
+    "dpm_solver_single",
+    "dpmpp_2m",
+    "dpmpp_2m_sde",
+    "dpmpp_2s",
+    "dpmpp_2s_ancestral",
+    "dpmpp_3m",
+    "dpmpp_3m_sde",
+    "dpmpp_sde",
+    "edm",
     "euler",
     "euler_ancestral",
     "euler_maruyama",
     "example_keys",
+    "heun",
     "lcm",
+    "lms",
+    "midpoint",
+    "multistep",
     "normal",
+    "plms",
+    "pndm",
+    "pndm_grid",
+    "rk4",
+    "runge_kutta",
     "sample",
+    "sample_adaptive",
     "tcd",
+    "two_stage",
+    "unipc",
 ]
