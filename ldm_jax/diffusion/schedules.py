@@ -90,7 +90,10 @@ class RectifiedFlow:
     """Straight paths between data and noise: alpha = 1 - t, sigma = t.
 
     Liu et al. 2022 (arXiv 2209.03003), eq. 1; Lipman et al. 2023 (arXiv 2210.02747), eq. 22 with sigma_min = 0.
+    scale: the network's timestep at t = 1.
     """
+
+    scale: float = 1000.0
 
     def alpha(self, t: Times) -> Times:
         return 1.0 - t
@@ -102,7 +105,7 @@ class RectifiedFlow:
         return jax.nn.sigmoid(-0.5 * logsnr)
 
     def timestep(self, t: Times) -> Times:
-        return 1000.0 * t
+        return self.scale * t
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,6 +40,7 @@ from ldm_jax.diffusion.samplers.single_step import (
     pndm_grid,
     two_stage,
 )
+from ldm_jax.diffusion.samplers.wrappers import clipped, retargeted
 
 SAMPLERS: dict[str, Callable[[], Sampler]] = {
     "ddpm": ddpm,
@@ -78,6 +79,7 @@ __all__ = [
     "StatefulDenoise",
     "Step",
     "Tableau",
+    "clipped",
     "ddim",
     "ddpm",
     "deis",
@@ -106,6 +108,7 @@ __all__ = [
     "plms",
     "pndm",
     "pndm_grid",
+    "retargeted",
     "rk4",
     "runge_kutta",
     "sample",

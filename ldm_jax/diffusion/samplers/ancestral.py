@@ -157,4 +157,3 @@ def euler_maruyama(
         return jnp.where(at.index == at.count - 1, endings[last], noisy)
 
     return stateless(step)
-

@@ -179,7 +179,9 @@ def part(form: Form, estimate: Any, at: Point) -> Array:
     return at.alpha * estimate.eps - at.sigma * estimate.x0
 
 
-def advance(form: Form, z: Array, mean: Array, a: Point, b: Point, kept: Array | None = None, first: Any = None) -> Array:
+def advance(
+    form: Form, z: Array, mean: Array, a: Point, b: Point, kept: Array | None = None, first: Any = None
+) -> Array:
     """DDIM's step from a to b with an averaged prediction: alpha_b x0 + kept eps, where z = alpha_a x0 + sigma_a eps.
 
     Every sampler of the ODE in this package whose path is straight where the prediction is constant (DPM-Solver,

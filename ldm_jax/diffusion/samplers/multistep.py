@@ -303,4 +303,3 @@ def unipc(
         return moved, UniPCState(history, jnp.asarray(z, dtype), jnp.asarray(at.t, dtype))
 
     return Sampler(init, step)
-

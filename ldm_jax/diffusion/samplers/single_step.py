@@ -5,6 +5,7 @@ All are `advance` with a mean of the stages' predictions, see `multistep`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -100,11 +101,12 @@ def dpmpp_sde(eta: float = 1.0, middle: float = 0.5, s_noise: float = 1.0) -> Sa
 def single_step_orders(order: int, count: int, lower_final: bool = True) -> np.ndarray:
     """The orders of DPM-Solver's single-step blocks over `count` evaluations: 1, 2, 3, 1, 2, 3, ..., ending lower.
 
-    Lu et al. 2022 (arXiv 2206.00927), appendix B.4 ("DPM-Solver-fast"), as in the authors' code.
+    Lu et al. 2022 (arXiv 2206.00927), appendix B.4 ("DPM-Solver-fast"), as in the authors' code. Without lower_final the
+    blocks are all whole, if they fit.
     """
     if order == 1:
         return np.ones(count, int)
-    if lower_final:
+    if lower_final or count % order:
         blocks = {
             (3, 0): ([1, 2, 3] * (count // 3 - 1), [1, 2, 1]),
             (3, 1): ([1, 2, 3] * (count // 3), [1]),
@@ -129,6 +131,7 @@ def dpm_solver_single(
     rule: Literal["midpoint", "exact"] = "exact",
     eta: float = 0.0,
     lower_order_final: bool = True,
+    euler_at_final: bool = True,
 ) -> Sampler:
     """DPM-Solver's single-step form laid over a grid: the grid's times inside a block are the block's stages.
 
@@ -136,6 +139,7 @@ def dpm_solver_single(
     order k restarts at its first time and takes k steps of the grid, one evaluation each: the stages come for free at
     times where the grid has them. rule: at order 2 the mean's value at the middle or the exact mean of the line; at order
     3 the exact mean of the line from the block's start to its last stage (midpoint) or of the parabola (exact).
+    euler_at_final: the last step is a block of its own, as it has to be where the grid ends clean.
     """
     rate = 1.0 if form == "x0" else -1.0
 
@@ -145,6 +149,8 @@ def dpm_solver_single(
 
     def step(denoise, z, state, at):
         table = single_step_orders(order, at.count, lower_order_final)
+        if euler_at_final:
+            table[-1] = 1
         own = jnp.asarray(table)[at.index]
         a, b = point(at.schedule, at.t), point(at.schedule, at.s)
         estimate = denoise(z, at.t)
@@ -188,7 +194,9 @@ class Program(NamedTuple):
     push: np.ndarray
 
 
-ADAMS = np.array([[1.0, 0, 0, 0], [1.5, -0.5, 0, 0], [23 / 12, -16 / 12, 5 / 12, 0], [55 / 24, -59 / 24, 37 / 24, -9 / 24]])
+ADAMS = np.array(
+    [[1.0, 0, 0, 0], [1.5, -0.5, 0, 0], [23 / 12, -16 / 12, 5 / 12, 0], [55 / 24, -59 / 24, 37 / 24, -9 / 24]]
+)
 
 
 def _program(count: int, warmup: Literal["heun", "runge_kutta", "none"]) -> Program:
@@ -217,13 +225,18 @@ class PNDMState(NamedTuple):
     t: Array
 
 
-def pndm(warmup: Literal["heun", "runge_kutta", "none"] = "none", form: Form = "eps") -> Sampler:
+def pndm(
+    warmup: Literal["heun", "runge_kutta", "none"] = "none",
+    form: Form = "eps",
+    bases: Sequence[float] | None = None,
+) -> Sampler:
     """Pseudo numerical methods: DDIM's step with Adams-Bashforth's mean of the last four eps.
 
     Liu et al. 2022 (arXiv 2202.09778), eq. 11 to 13. The weights are those of equal steps, whatever the grid; order 2.
     warmup: how the first three steps get by without a past: lower orders (none; one evaluation a step), latent
     diffusion's PLMS, whose first step is Heun's (heun), or three Runge-Kutta steps (runge_kutta, eq. 12). The last two
-    evaluate more often than the grid has steps, so they take a grid from `pndm_grid`.
+    evaluate more often than the grid has steps, so they take a grid from `pndm_grid`. bases: for each evaluation, the
+    time at which to take the coefficients of where its step starts, if not the time it started at.
     """
 
     def init(z):
@@ -242,7 +255,8 @@ def pndm(warmup: Literal["heun", "runge_kutta", "none"] = "none", form: Form = "
         new = part(form, estimate, point(at.schedule, at.t)).astype(dtype)
         base_z = jnp.where(now(program.restart), z.astype(dtype), state.z)
         base_t = jnp.where(now(program.restart), jnp.asarray(at.t, dtype), state.t)
-        base: Point = point(at.schedule, base_t)
+        start = base_t if bases is None else now(np.asarray(bases)).astype(dtype)
+        base: Point = point(at.schedule, start)
         own, past = now(program.own).astype(dtype), now(program.past).astype(dtype)
         mean = own * new + jnp.tensordot(past, state.past, axes=1) + now(program.carried).astype(dtype) * state.total
         total = jnp.where(now(program.restart), 0.0, state.total) + now(program.add).astype(dtype) * new

@@ -1,0 +1,47 @@
+"""Samplers from samplers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from ldm_jax.diffusion.prediction import clip_x0
+from ldm_jax.diffusion.samplers.base import Sampler
+
+
+def clipped(
+    sampler: Sampler,
+    limit: float = 1.0,
+    percentile: float | None = None,
+    maximum: float = float("inf"),
+    consistent: bool = True,
+) -> Sampler:
+    """The sampler, seeing every estimate with x0 clipped to [-limit, limit] or thresholded: see `prediction.clip_x0`.
+
+    For pixels: the range of latents isn't known. Ho et al. 2020's code clips, Saharia et al. 2022 (arXiv 2205.11487),
+    section 2.3, thresholds.
+    """
+
+    def step(denoise, z, state, at):
+        def seen(z_t, t):
+            alpha, sigma = at.schedule.alpha(t), at.schedule.sigma(t)
+            return clip_x0(denoise(z_t, t), z_t, alpha, sigma, limit, percentile, maximum, consistent)
+
+        return sampler.step(seen, z, state, at)
+
+    return Sampler(sampler.init, step)
+
+
+def retargeted(sampler: Sampler, targets: Sequence[float]) -> Sampler:
+    """The sampler, with step i going to the time targets[i] whatever the grid's next time is.
+
+    What a sampler does that computes where a step goes without looking at where the next one starts; only there to
+    retrace such samplers.
+    """
+
+    def step(denoise, z, state, at):
+        return sampler.step(denoise, z, state, at._replace(s=jnp.asarray(np.asarray(targets), at.t.dtype)[at.index]))
+
+    return Sampler(sampler.init, step)
