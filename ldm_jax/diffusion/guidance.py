@@ -1,33 +1,37 @@
 """Guidance: functions from denoise to denoise.
 
 `branches` turns a conditional denoiser into a function that gives the conditional and the unconditional estimate at
-once; the rules (`classifier_free`, ...) turn such a pair into the plain `denoise(z, t)` that samplers take.
+once; the rules (`classifier_free`, ...) turn such a pair into the plain `denoise(z, t)` that samplers take. Scales may
+be numbers or arrays [b], traced or not: one compilation serves all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ldm_jax.diffusion.prediction import Estimate, expand
-from ldm_jax.diffusion.samplers import Denoise
+from ldm_jax.diffusion.prediction import Estimate, estimate, expand, target
+from ldm_jax.diffusion.samplers import Denoise, StatefulDenoise
+from ldm_jax.diffusion.schedules import Schedule
+
+Scale: TypeAlias = float | Float[Array, "*b"]
 
 
 class Branches(NamedTuple):
     """The estimates with and without the condition."""
 
-    conditional: Estimate
-    unconditional: Estimate
+    conditional: Any
+    unconditional: Any
 
 
 Pair: TypeAlias = Callable[[Any, Any], Branches]
 
 
-def branches(denoise: Callable[[Any, Any, Any], Estimate], cond: Any, null: Any, batched: bool = True) -> Pair:
+def branches(denoise: Callable[[Any, Any, Any], Any], cond: Any, null: Any, batched: bool = True) -> Pair:
     """(z, t) -> Branches, from denoise(z, t, cond) and the two conditions, pytrees of arrays [b ...].
 
     batched: both branches in one call on 2 b examples (faster on accelerators); otherwise in two calls (less memory).
@@ -39,27 +43,190 @@ def branches(denoise: Callable[[Any, Any, Any], Estimate], cond: Any, null: Any,
         both = jax.tree.map(lambda c, n: jnp.concatenate([c, n]), cond, null)
         twice = jnp.concatenate([t, t]) if jnp.ndim(t) else t
         out = denoise(jnp.concatenate([z, z]), twice, both)
-        return Branches(*(Estimate(*half) for half in zip(*(jnp.split(part, 2) for part in out), strict=True)))
+        return Branches(*(type(out)(*half) for half in zip(*(jnp.split(part, 2) for part in out), strict=True)))
 
     return pair
 
 
+def _inside(interval: tuple[float, float], t: Float[Array, "*b"]) -> Array:
+    return (t >= interval[0]) & (t <= interval[1])
+
+
+def _apart(a: Any, b: Any, scale: Array, channels: int | None) -> Any:
+    """b + scale (a - b) in x0 and eps; in channels past the first few, and in anything learned, it is a."""
+
+    def mix(c, u):
+        guided = u + scale * (c - u)
+        if channels is None or channels >= c.shape[-1]:
+            return guided
+        return jnp.concatenate([guided[..., :channels], c[..., channels:]], axis=-1)
+
+    return a._replace(x0=mix(a.x0, b.x0), eps=mix(a.eps, b.eps))
+
+
+def _coefficients(schedule: Schedule | None, rule: str, t: Array, z: Array) -> tuple[Array, Array]:
+    if schedule is None:
+        raise ValueError(f"schedule: None, but {rule} needs the noise level")
+    return expand(schedule.alpha(t), z), expand(schedule.sigma(t), z)
+
+
 def classifier_free(
     pair: Pair,
-    scale: float | Float[Array, "*b"],
+    scale: Scale,
     interval: tuple[float, float] = (0.0, 1.0),
+    rescale: Scale = 0.0,
+    *,
+    channels: int | None = None,
+    schedule: Schedule | None = None,
 ) -> Denoise:
     """Classifier-free guidance: unconditional + scale (conditional - unconditional); scale 1 is no guidance.
 
     Ho & Salimans 2022 (arXiv 2207.12598), eq. 6, with scale = w + 1. scale: a number or [b], traced or not. interval:
     the times in which guidance acts (Kynkäänniemi et al. 2024, arXiv 2404.07724, eq. 5); outside it the scale is 1.
     Guiding eps or x0 is the same thing, as the two are affine in each other at fixed z.
+
+    rescale: by how much, in [0, 1], v's standard deviation is brought back to the conditional one's, Lin et al. 2023
+    (arXiv 2305.08891), eq. 15 and 16; needs the schedule. channels: guide the first few only, as DiT, SiT and
+    LightningDiT do with three.
+    """
+    plain = isinstance(rescale, int | float) and rescale == 0
+    if not plain and schedule is None:
+        raise ValueError(f"schedule: None, but rescale = {rescale} needs the noise level")
+
+    def denoise(z: Float[Array, "b ..."], t: Float[Array, "*b"]) -> Any:
+        conditional, unconditional = pair(z, t)
+        weight = expand(jnp.where(_inside(interval, t), scale, 1.0), z)
+        guided = _apart(conditional, unconditional, weight, channels)
+        if plain:
+            return guided
+        alpha, sigma = _coefficients(schedule, "rescale", t, z)
+        wanted = target("v", conditional.x0, conditional.eps, alpha, sigma)
+        v = target("v", guided.x0, guided.eps, alpha, sigma)
+        axes = tuple(range(1, z.ndim))
+        ratio = wanted.std(axes, keepdims=True) / jnp.maximum(v.std(axes, keepdims=True), 1e-12)
+        share = expand(jnp.asarray(rescale), z)
+        x0, eps = estimate("v", v * (1.0 + share * (ratio - 1.0)), z, alpha, sigma)
+        return guided._replace(x0=x0, eps=eps)
+
+    return denoise
+
+
+def cfg_zero_star(
+    pair: Pair,
+    scale: Scale,
+    schedule: Schedule,
+    zero_init: float = 0.04,
+    interval: tuple[float, float] = (0.0, 1.0),
+) -> Denoise:
+    """CFG-Zero*: the unconditional velocity is first scaled to fit the conditional one, and the first steps stand still.
+
+    Fan et al. 2025 (arXiv 2503.18886), algorithm 1: s = <v_c, v_u> / |v_u|^2, then s v_u + scale (v_c - s v_u). The
+    velocity eps - x0 is 0 for t > 1 - zero_init (the paper's first 4% of the steps). For flow models.
     """
 
-    def denoise(z: Float[Array, "b ..."], t: Float[Array, "*b"]) -> Estimate:
+    def denoise(z: Float[Array, "b ..."], t: Float[Array, "*b"]) -> Any:
         conditional, unconditional = pair(z, t)
-        inside = (t >= interval[0]) & (t <= interval[1])
-        weight = expand(jnp.where(inside, scale, 1.0), z)
-        return jax.tree.map(lambda c, u: u + weight * (c - u), conditional, unconditional)
+        alpha, sigma = _coefficients(schedule, "cfg_zero_star", t, z)
+        v_c, v_u = (branch.eps - branch.x0 for branch in (conditional, unconditional))
+        axes = tuple(range(1, z.ndim))
+        fit = (v_c * v_u).sum(axes, keepdims=True) / jnp.maximum((v_u**2).sum(axes, keepdims=True), 1e-12)
+        v = fit * v_u + expand(jnp.asarray(scale), z) * (v_c - fit * v_u)
+        v = jnp.where(expand(_inside(interval, t), z) > 0, v, v_c)
+        v = jnp.where(expand(t > 1.0 - zero_init, z) > 0, 0.0, v)
+        x0, eps = estimate("flow", v, z, alpha, sigma)
+        return conditional._replace(x0=x0, eps=eps)
+
+    return denoise
+
+
+def apg(
+    pair: Pair,
+    scale: Scale,
+    schedule: Schedule,
+    eta: float = 0.0,
+    norm_threshold: float = 2.5,
+    momentum: float = -0.75,
+    interval: tuple[float, float] = (0.0, 1.0),
+) -> StatefulDenoise:
+    """Adaptive projected guidance, against the oversaturation of large scales: a StatefulDenoise for `sample`.
+
+    Sadat et al. 2024 (arXiv 2410.02416), algorithm 1, on x0: the difference of the branches is averaged over the steps
+    with a (negative) momentum, its norm held below norm_threshold (0: not at all), and of its component along the
+    conditional x0 only eta is kept. A sampler of several evaluations a step moves the average at each of them. eta = 1,
+    norm_threshold = 0 and momentum = 0 is classifier_free.
+    """
+
+    def apply(z: Array, t: Array, average: Array) -> tuple[Any, Array]:
+        conditional, unconditional = pair(z, t)
+        alpha, sigma = _coefficients(schedule, "apg", t, z)
+        axes = tuple(range(1, z.ndim))
+        average = conditional.x0 - unconditional.x0 + momentum * average
+        change = average
+        if norm_threshold > 0:
+            norm = jnp.sqrt((change**2).sum(axes, keepdims=True))
+            change = change * jnp.minimum(1.0, norm_threshold / jnp.maximum(norm, 1e-12))
+        square = jnp.maximum((conditional.x0**2).sum(axes, keepdims=True), 1e-12)
+        along = (change * conditional.x0).sum(axes, keepdims=True) / square * conditional.x0
+        change = change - along + eta * along
+        weight = expand(jnp.where(_inside(interval, t), jnp.asarray(scale) - 1.0, 0.0), z)
+        clean = sigma == 0
+        ratio = jnp.where(clean, 0.0, alpha / jnp.where(clean, 1.0, sigma))
+        guided = conditional._replace(
+            x0=conditional.x0 + weight * change, eps=conditional.eps - ratio * weight * change
+        )
+        return guided, average
+
+    return StatefulDenoise(jnp.zeros_like, apply)
+
+
+def autoguidance(
+    denoise: Denoise, weaker: Denoise, scale: Scale, interval: tuple[float, float] = (0.0, 1.0)
+) -> Denoise:
+    """Guidance by a worse version of the same model: weaker + scale (denoise - weaker).
+
+    Karras et al. 2024 (arXiv 2406.02507), eq. 5: a smaller or less trained network with the same condition.
+    """
+    return classifier_free(lambda z, t: Branches(denoise(z, t), weaker(z, t)), scale, interval)
+
+
+def classifier(
+    denoise: Denoise,
+    log_probability: Callable[[Array, Array], Float[Array, "b"]],
+    scale: Scale,
+    schedule: Schedule,
+) -> Denoise:
+    """Classifier guidance: eps - scale sigma grad_z log p(y | z), Dhariwal & Nichol 2021 (arXiv 2105.05233), eq. 14.
+
+    log_probability: (z [b ...], t) -> [b], of the wanted class in noisy z, or any other reward. x0 moves along by
+    scale sigma^2 / alpha times the gradient; where alpha = 0 it stays.
+    """
+
+    def guided(z: Float[Array, "b ..."], t: Float[Array, "*b"]) -> Any:
+        plain = denoise(z, t)
+        alpha, sigma = _coefficients(schedule, "classifier", t, z)
+        gradient = jax.grad(lambda z: log_probability(z, t).sum())(z)
+        step = expand(jnp.asarray(scale), z) * sigma * gradient
+        pure = alpha == 0
+        moved = jnp.where(pure, 0.0, sigma / jnp.where(pure, 1.0, alpha)) * step
+        return plain._replace(x0=plain.x0 + moved, eps=plain.eps - step)
+
+    return guided
+
+
+def compose(unconditional: Denoise, conditionals: Sequence[Denoise], scales: Sequence[Scale]) -> Denoise:
+    """Several conditions at once: unconditional + sum_i scale_i (conditional_i - unconditional).
+
+    Liu et al. 2022 (arXiv 2206.01714), eq. 11 (conjunction); a negative scale is a negation.
+    """
+    if len(conditionals) != len(scales):
+        raise ValueError(f"scales: {len(scales)} of them for {len(conditionals)} conditionals")
+
+    def denoise(z: Float[Array, "b ..."], t: Float[Array, "*b"]) -> Any:
+        base = unconditional(z, t)
+        x0, eps = base.x0, base.eps
+        for one, scale in zip(conditionals, scales, strict=True):
+            weight, own = expand(jnp.asarray(scale), z), one(z, t)
+            x0, eps = x0 + weight * (own.x0 - base.x0), eps + weight * (own.eps - base.eps)
+        return Estimate(x0, eps)
 
     return denoise
