@@ -11,7 +11,6 @@ from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from ldm_jax.errors import InputError
@@ -26,7 +25,7 @@ from ldm_jax.models.layers import (
     space_to_depth,
 )
 
-Images = Float[Array, "b *space c"]
+Images = Float[Array, "b ... _"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +52,8 @@ class AutoencoderConfig:
     """1x1 convolutions on both sides of the latents."""
     sigmoid_output: bool = False
     """The decoder's features are logits of (x + 1) / 2, as binary cross-entropy wants; `decode` applies the sigmoid."""
+    attention_levels: tuple[int, ...] = ()
+    """Resolutions (0 the finest) whose every ResNet block is followed by self-attention."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the arithmetic; parameters stay float32."""
 
@@ -64,6 +65,15 @@ class AutoencoderConfig:
                 raise InputError(f"autoencoder.{field}: {getattr(self, field)} must be at least 1")
         if self.channels % self.groups:
             raise InputError(f"autoencoder.channels: {self.channels} must be a multiple of groups ({self.groups})")
+        if not all(0 <= level < len(self.multipliers) for level in self.attention_levels):
+            raise InputError(
+                f"autoencoder.attention_levels: {self.attention_levels} must be below {len(self.multipliers)}"
+            )
+
+    @property
+    def encoder_channels(self) -> int:
+        """Features that the encoder gives: a mean and a log-variance for each latent channel."""
+        return 2 * self.latent_channels
 
     @property
     def factor(self) -> int:
@@ -88,7 +98,7 @@ class Posterior(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """Images [b *space c] to 2 x latent_channels features at space / factor."""
+    """Images [b *space c] to encoder_channels features at space / factor."""
 
     config: AutoencoderConfig
 
@@ -99,11 +109,13 @@ class Encoder(nn.Module):
         for level, multiplier in enumerate(c.multipliers):
             for block in range(c.blocks):
                 h = ResBlock(c.channels * multiplier, c.groups, dtype=dtype, name=f"down{level}_block{block}")(h)
+                if level in c.attention_levels:
+                    h = SpatialAttention(groups=c.groups, dtype=dtype, name=f"down{level}_attention{block}")(h)
             if level < len(c.multipliers) - 1:
                 h = Downsample(h.shape[-1], dtype=dtype, name=f"down{level}_downsample")(h)
         h = _middle(c, h)
         h = nn.silu(GroupNorm(c.groups, dtype=dtype, name="norm_out")(h))
-        return conv(2 * c.latent_channels, h, dtype, name="conv_out")
+        return conv(c.encoder_channels, h, dtype, name="conv_out")
 
 
 class Decoder(nn.Module):
@@ -119,6 +131,8 @@ class Decoder(nn.Module):
         for level, multiplier in reversed(list(enumerate(c.multipliers))):
             for block in range(c.blocks + 1):
                 h = ResBlock(c.channels * multiplier, c.groups, dtype=dtype, name=f"up{level}_block{block}")(h)
+                if level in c.attention_levels:
+                    h = SpatialAttention(groups=c.groups, dtype=dtype, name=f"up{level}_attention{block}")(h)
             if level > 0:
                 h = Upsample(h.shape[-1], dtype=dtype, name=f"up{level}_upsample")(h)
         h = nn.silu(GroupNorm(c.groups, dtype=dtype, name="norm_out")(h))
@@ -139,10 +153,10 @@ class Autoencoder(nn.Module):
 
     config: AutoencoderConfig
 
-    def example_inputs(self) -> tuple[np.ndarray]:
+    def example_inputs(self) -> tuple[Images]:
         """The smallest (x,) that the network takes, an image of one latent position."""
         side = self.config.factor
-        return (np.zeros((1, side, side, self.config.image_channels), np.float32),)
+        return (jnp.zeros((1, side, side, self.config.image_channels)),)
 
     def setup(self) -> None:
         c, dtype = self.config, jnp.dtype(self.config.dtype)

@@ -52,6 +52,16 @@ class DiTConfig:
     """RMSNorm on queries and keys."""
     time_scale: float = 1000.0
     """t is multiplied by this before its sinusoidal features."""
+    frequency_shift: float = 0.0
+    """Subtracted from the divisor of the sinusoidal features' exponents; 1 in diffusers' DiT."""
+    norm_scale: bool = False
+    """Learned scales in the norms beside those of adaLN, as LightningDiT's RMSNorm has."""
+    mlp_norm_epsilon: float = 1e-6
+    """Epsilon of the norm before the MLP; 1e-5 in diffusers' DiT."""
+    base_size: int = 0
+    """The fixed positions are stretched to a grid of this many tokens a side, as diffusers does; 0: they are not."""
+    block_embedders: bool = False
+    """Each block embeds time and label by itself, as diffusers' DiT does when trained; the output takes block 0's."""
     scan: bool = False
     """lax.scan over the blocks: compiles faster where depth is large, runs slower on CPU."""
     remat: bool = False
@@ -71,16 +81,18 @@ class DiTConfig:
             raise InputError(f"denoiser.width: {self.width} must be a multiple of 4 (sin-cos positions of two axes)")
         if self.rope and self.width // self.heads % 4:
             raise InputError(f"denoiser.rope: width / heads = {self.width // self.heads} must be a multiple of 4")
+        if self.scan and self.block_embedders:
+            raise InputError("denoiser.scan: it doesn't go with block_embedders")
 
 
-def sincos_positions(space: tuple[int, ...], dim: int) -> np.ndarray:
+def sincos_positions(space: tuple[int, ...], dim: int, base: int = 0) -> np.ndarray:
     """Fixed positions [prod(space), dim]: an equal share of dim for each axis, half sine and half cosine.
 
-    The last axis comes first, as in the original DiT (and MAE).
+    The last axis comes first, as in the original DiT (and MAE). base: every axis runs from 0 to base; 0: to its size.
     """
     share = dim // len(space) // 2 * 2
     frequencies = 10_000.0 ** (-np.arange(share // 2) / (share / 2))
-    axes = np.meshgrid(*(np.arange(size) for size in space), indexing="ij")
+    axes = np.meshgrid(*(np.arange(size) * (base / size if base else 1.0) for size in space), indexing="ij")
     angles = [axis.reshape(-1, 1) * frequencies for axis in reversed(axes)]
     table = np.concatenate([np.concatenate([np.sin(a), np.cos(a)], axis=1) for a in angles], axis=1)
     return np.pad(table, ((0, 0), (0, dim - table.shape[1]))).astype(np.float32)
@@ -110,13 +122,14 @@ def modulate(x: Tokens, shift: Float[Array, "b d"], scale: Float[Array, "b d"]) 
 
 
 class Norm(nn.Module):
-    """LayerNorm or RMSNorm without parameters, in float32."""
+    """LayerNorm or RMSNorm in float32, without parameters unless the config wants scales."""
 
     config: DiTConfig
+    epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x: Tokens) -> Tokens:
-        kwargs = {"epsilon": 1e-6, "use_scale": False, "dtype": jnp.float32}
+        kwargs = {"epsilon": self.epsilon, "use_scale": self.config.norm_scale, "dtype": jnp.float32, "name": "norm"}
         norm = nn.RMSNorm(**kwargs) if self.config.norm == "rms" else nn.LayerNorm(use_bias=False, **kwargs)
         return norm(x.astype(jnp.float32)).astype(x.dtype)
 
@@ -144,7 +157,7 @@ class Block(nn.Module):
         h = nn.Dense(c.width, dtype=dtype, kernel_init=xavier, name="out")(attention(q, k, v).reshape(h.shape))
         x = x + gate1[:, None, :] * h
 
-        h = modulate(Norm(c, name="norm2")(x), shift2, scale2)
+        h = modulate(Norm(c, c.mlp_norm_epsilon, name="norm2")(x), shift2, scale2)
         if c.mlp == "swiglu":
             hidden = int(c.width * c.mlp_ratio * 2 / 3)
             gate, up = jnp.split(nn.Dense(2 * hidden, dtype=dtype, kernel_init=xavier, name="mlp_in")(h), 2, axis=-1)
@@ -161,11 +174,11 @@ class DiT(nn.Module):
 
     config: DiTConfig
 
-    def example_inputs(self) -> tuple[np.ndarray, np.ndarray, Conditioning]:
+    def example_inputs(self) -> tuple[Array, Array, Conditioning]:
         """The smallest (z, t, cond) that the network takes; parameters have the same shapes for any size."""
-        label = np.zeros(1, np.int32) if self.config.num_classes else None
-        z = np.zeros((1, self.config.patch, self.config.patch, self.config.in_channels), np.float32)
-        return z, np.zeros(1, np.float32), Conditioning(label=label)
+        label = jnp.zeros(1, jnp.int32) if self.config.num_classes else None
+        z = jnp.zeros((1, self.config.patch, self.config.patch, self.config.in_channels))
+        return z, jnp.zeros(1), Conditioning(label=label)
 
     @nn.compact
     def __call__(
@@ -180,12 +193,19 @@ class DiT(nn.Module):
         x = space_to_depth(z.astype(dtype), c.patch)
         b, *space, _ = x.shape
         x = nn.Dense(c.width, dtype=dtype, kernel_init=nn.initializers.xavier_uniform(), name="patches")(x)
-        x = x.reshape(b, -1, c.width) + jnp.asarray(sincos_positions(tuple(space), c.width), dtype)[None]
+        x = x.reshape(b, -1, c.width) + jnp.asarray(sincos_positions(tuple(space), c.width, c.base_size), dtype)[None]
 
-        embedding = TimeEmbedding(c.width, dtype=dtype, name="time")(t * c.time_scale)
-        if c.num_classes and cond.label is not None:
-            table = nn.Embed(c.num_classes + 1, c.width, embedding_init=nn.initializers.normal(0.02), name="label")
-            embedding = embedding + table(cond.label).astype(dtype)
+        def embed(suffix: str) -> Float[Array, "b d"]:
+            time = TimeEmbedding(c.width, dtype=dtype, shift=c.frequency_shift, name=f"time{suffix}")
+            embedding = time(t * c.time_scale)
+            if c.num_classes and cond.label is not None:
+                init = nn.initializers.normal(0.02)
+                table = nn.Embed(c.num_classes + 1, c.width, embedding_init=init, name=f"label{suffix}")
+                embedding = embedding + table(cond.label).astype(dtype)
+            return embedding
+
+        embeddings = [embed(str(i)) for i in range(c.depth)] if c.block_embedders else [embed("")] * c.depth
+        embedding = embeddings[0]
 
         angles = jnp.asarray(rope_angles(tuple(space), c.width // c.heads)) if c.rope else None
         block = nn.remat(Block) if c.remat else Block
@@ -194,13 +214,13 @@ class DiT(nn.Module):
                 lambda block, x, embedding, angles: (block(x, embedding, angles), None),
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
-                in_axes=(nn.broadcast, nn.broadcast),
+                in_axes=(nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType] (flax types it as int)
                 length=c.depth,
             )
             x, _ = stack(block(c, name="blocks"), x, embedding, angles)
         else:
             for i in range(c.depth):
-                x = block(c, name=f"block{i}")(x, embedding, angles)
+                x = block(c, name=f"block{i}")(x, embeddings[i], angles)
 
         zeros = nn.initializers.zeros
         modulation = nn.Dense(2 * c.width, dtype=dtype, kernel_init=zeros, name="modulation")(nn.silu(embedding))

@@ -7,11 +7,12 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ldm_jax.models.attention import attention
 
-Features = Float[Array, "b *space c"]
+Features = Float[Array, "b ... _"]
 
 
 def rank(x: Features) -> int:
@@ -41,7 +42,7 @@ def depth_to_space(x: Features, patch: int) -> Features:
     return x.reshape(b, *(s * patch for s in space), c // patch**n)
 
 
-def conv(features: int, x: Features, dtype: jnp.dtype, size: int = 3, name: str | None = None) -> Features:
+def conv(features: int, x: Features, dtype: DTypeLike, size: int = 3, name: str | None = None) -> Features:
     """A convolution of odd `size` that keeps the space axes; must be called within a compact method."""
     return nn.Conv(features, (size,) * rank(x), padding=size // 2, dtype=dtype, name=name)(x)
 
@@ -51,7 +52,7 @@ class GroupNorm(nn.Module):
 
     groups: int = 32
     epsilon: float = 1e-6
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
@@ -65,7 +66,7 @@ class ResBlock(nn.Module):
     features: int
     groups: int = 32
     epsilon: float = 1e-6
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Features, embedding: Float[Array, "b e"] | None = None) -> Features:
@@ -87,7 +88,7 @@ class SpatialAttention(nn.Module):
     heads: int = 1
     groups: int = 32
     epsilon: float = 1e-6
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
@@ -109,7 +110,7 @@ class Downsample(nn.Module):
 
     features: int
     padding: Literal["end", "both"] = "end"
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
@@ -119,27 +120,36 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles the space axes by nearest neighbour, then a 3-convolution."""
+    """Doubles the space axes by nearest neighbour, then a 3-convolution.
+
+    size: the space axes wanted, for skip connections of odd size; each is twice the input's or one less.
+    """
 
     features: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Features) -> Features:
+    def __call__(self, x: Features, size: tuple[int, ...] | None = None) -> Features:
         for axis in range(1, x.ndim - 1):
             x = jnp.repeat(x, 2, axis=axis)
+        if size is not None and size != x.shape[1:-1]:
+            x = x[(slice(None), *(slice(s) for s in size))]
         return conv(self.features, x, self.dtype, name="conv")
 
 
-def sinusoidal(t: Float[Array, "b"], dim: int, max_period: float = 10_000.0) -> Float[Array, "b {dim}"]:
+def sinusoidal(
+    t: Float[Array, "b"], dim: int, max_period: float = 10_000.0, shift: float = 0.0, sine_first: bool = False
+) -> Float[Array, "b {dim}"]:
     """Timestep features [cos, sin] at geometric frequencies 1 .. 1/max_period, half of dim each.
 
     Vaswani et al. 2017 (arXiv 1706.03762), section 3.5, in the order and with the divisor of the original DiT.
+    shift: subtracted from the divisor dim / 2 of the exponents, 1 in DDPM and diffusers' DiT. sine_first: [sin, cos].
     """
     half = dim // 2
-    frequencies = jnp.exp(-jnp.log(max_period) * jnp.arange(half, dtype=jnp.float32) / half)
+    frequencies = jnp.exp(-jnp.log(max_period) * jnp.arange(half, dtype=jnp.float32) / (half - shift))
     angles = t.astype(jnp.float32)[:, None] * frequencies[None, :]
-    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+    parts = [jnp.cos(angles), jnp.sin(angles)]
+    return jnp.concatenate(parts[::-1] if sine_first else parts, axis=-1)
 
 
 class TimeEmbedding(nn.Module):
@@ -147,11 +157,13 @@ class TimeEmbedding(nn.Module):
 
     features: int
     frequencies: int = 256
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
+    shift: float = 0.0
+    sine_first: bool = False
 
     @nn.compact
     def __call__(self, t: Float[Array, "b"]) -> Float[Array, "b e"]:
         init = nn.initializers.normal(0.02)
-        h = sinusoidal(t, self.frequencies).astype(self.dtype)
+        h = sinusoidal(t, self.frequencies, shift=self.shift, sine_first=self.sine_first).astype(self.dtype)
         h = nn.Dense(self.features, dtype=self.dtype, kernel_init=init, name="dense1")(h)
         return nn.Dense(self.features, dtype=self.dtype, kernel_init=init, name="dense2")(jax.nn.silu(h))
