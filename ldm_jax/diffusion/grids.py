@@ -1,7 +1,7 @@
 """Grids: the descending times that a sampler visits, the end included (n steps are n + 1 times).
 
-Those named after noise levels (`karras`, `exponential`, `lu`, `beta`) are made in sigma / alpha and read back as times of
-a schedule. All end at t = 0 unless told otherwise. Everything is computed on the host in float64.
+Those named after noise levels (`karras`, `exponential`, `lu`, `beta`) are made in sigma / alpha and read back as times
+of a schedule. All end at t = 0 unless told otherwise. Everything is computed on the host in float64.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def beta(
     final: float | None = 0.0,
     over: Literal["sigma", "t"] = "sigma",
 ) -> Grid:
-    """Quantiles of the Beta(alpha, beta) distribution, dense at both ends: Lee et al. 2024 (arXiv 2407.12173), section 3.
+    """Quantiles of Beta(alpha, beta), dense at both ends: Lee et al. 2024 (arXiv 2407.12173), section 3.
 
     over: what they are laid across, sigma / alpha (as in diffusers and ComfyUI) or t (as in the paper).
     """

@@ -118,7 +118,7 @@ def cfg_zero_star(
     zero_init: float = 0.04,
     interval: tuple[float, float] = (0.0, 1.0),
 ) -> Denoise:
-    """CFG-Zero*: the unconditional velocity is first scaled to fit the conditional one, and the first steps stand still.
+    """CFG-Zero*: the unconditional velocity is first scaled to fit the conditional one; the first steps stand still.
 
     Fan et al. 2025 (arXiv 2503.18886), algorithm 1: s = <v_c, v_u> / |v_u|^2, then s v_u + scale (v_c - s v_u). The
     velocity eps - x0 is 0 for t > 1 - zero_init (the paper's first 4% of the steps). For flow models.

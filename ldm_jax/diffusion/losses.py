@@ -70,15 +70,17 @@ def weight(
     bias: float = -3.0,
     dlogsnr_dt: Float[Array, "*b"] | None = None,
 ) -> Float[Array, "*b"]:
-    """The factor on the squared error of a network of `kind`, at noise level (alpha, sigma), any shape. snr = alpha^2 / sigma^2.
+    """The factor on the squared error of a network of `kind` at noise level (alpha, sigma), of any shape.
+
+    With snr = alpha^2 / sigma^2:
 
     simple        1, whatever the kind
     min_snr       min(snr, gamma) on x0's error: Hang et al. 2023 (arXiv 2303.09556), section 3.4
     soft_min_snr  gamma snr / (snr + gamma) on x0's error: Crowson et al. 2024 (arXiv 2401.11605), section 4
     p2            1 / (k + snr)^gamma on eps' error: Choi et al. 2022 (arXiv 2204.00227), eq. 8 (gamma = 1 there)
-    edm           (rho^2 + s^2) / (rho s)^2 on x0's error, rho = sigma / alpha, s = sigma_data: Karras et al. 2022, table 1
-    v             1 on v's error: Salimans & Ho 2022 (arXiv 2202.00512), section 4, "SNR+1"
-    sigmoid       -dlogsnr/dt / 2 sigmoid(bias - logsnr) on eps' error: Kingma & Gao 2023 (arXiv 2303.00848), eq. 13 and
+    edm           (rho^2 + s^2) / (rho s)^2 on x0's error, rho = sigma / alpha, s = sigma_data: Karras et al. 2022,
+    tab. 1 v             1 on v's error: Salimans & Ho 2022 (arXiv 2202.00512), section 4, "SNR+1" sigmoid
+    -dlogsnr/dt / 2 sigmoid(bias - logsnr) on eps' error: Kingma & Gao 2023 (arXiv 2303.00848), eq. 13 and
                   table 1; SiD2, Hoogeboom et al. 2024 (arXiv 2410.19324), section 3. Needs dlogsnr_dt at the times, see
                   `dlogsnr`; left out, its factor is 1
 
@@ -182,5 +184,5 @@ def noise_offset(keys: Array, noise: Float[Array, "b ... c"], strength: float = 
 
 
 def input_perturbation(keys: Array, noise: Float[Array, "b ..."], gamma: float = 0.1) -> Float[Array, "b ..."]:
-    """The noise to make z_t of, eps + gamma n, while the target keeps eps: Ning et al. 2023 (arXiv 2301.11706), alg. 3."""
+    """The noise to make z_t of, eps + gamma n; the target keeps eps. Ning et al. 2023 (arXiv 2301.11706), alg. 3."""
     return noise + gamma * _draws(keys, noise.shape[1:], noise.dtype)

@@ -158,7 +158,7 @@ def convert(
     return target(destination, x0, eps, alpha, sigma)
 
 
-def split_learned(output: Float[Array, "b ... 2c"]) -> tuple[Float[Array, "b ... c"], Float[Array, "b ... c"]]:
+def split_learned(output: Float[Array, "b ... twice_c"]) -> tuple[Float[Array, "b ... c"], Float[Array, "b ... c"]]:
     """The prediction and the variance's interpolation in [0, 1], from a network with twice z's channels (DiT, ADM).
 
     Nichol & Dhariwal 2021 (arXiv 2102.09672), eq. 15; the network's second half lies in [-1, 1] (guided-diffusion).

@@ -57,7 +57,7 @@ class Schedule(Protocol):
 
 
 def logsnr(schedule: Schedule, t: Times) -> Times:
-    """log(alpha^2 / sigma^2) at t (Kingma et al. 2021, arXiv 2107.00630, eq. 3): +inf at a clean end, -inf at a pure one."""
+    """log(alpha^2 / sigma^2), Kingma et al. 2021 (arXiv 2107.00630), eq. 3: +inf at a clean end, -inf at a pure one."""
     return 2.0 * (jnp.log(schedule.alpha(t)) - jnp.log(schedule.sigma(t)))
 
 
@@ -81,7 +81,7 @@ def time(schedule: Schedule, logsnr: Times) -> Times:
 
 
 def timestep(schedule: Schedule, t: Times) -> Times:
-    """t in the units that networks of this schedule take: table indices 0..N-1, 1000 t for flows, log(sigma) / 4 for EDM."""
+    """t in the units that networks of this schedule take: indices 0..N-1, 1000 t for flows, log(sigma) / 4 for EDM."""
     return schedule.timestep(t) if hasattr(schedule, "timestep") else 1000.0 * t
 
 
@@ -317,7 +317,7 @@ def resolution_shift(
 
 @dataclasses.dataclass(frozen=True)
 class Rescaled:
-    """alpha' = (alpha - alpha(1)) / (1 - alpha(1)), sigma' = sqrt(1 - alpha'^2): a VP schedule that ends in pure noise."""
+    """A VP schedule that ends in pure noise: alpha' = (alpha - alpha(1)) / (1 - alpha(1)), sigma'^2 = 1 - alpha'^2."""
 
     base: Schedule
 

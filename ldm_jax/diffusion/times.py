@@ -35,7 +35,7 @@ def sample_times(
     logit_normal  sigmoid(mean + std n), n standard normal: Esser et al. 2024 (arXiv 2403.03206), eq. 19
     mode          heavier at the ends or the middle by `scale`, in [-1, 2 / (pi - 2)]: eq. 20 there
     cosmap        a uniform log-SNR of the cosine schedule, on the flow path: eq. 21 there
-    log_normal    log(sigma / alpha) = mean + std n, read as a time of `schedule`: Karras et al. 2022 (arXiv 2206.00364),
+    log_normal    log(sigma / alpha) = mean + std n, as a time of `schedule`: Karras et al. 2022 (arXiv 2206.00364),
                   table 1, where mean = -1.2 and std = 1.2; times beyond the schedule's end are moved to it
     """
     if kind == "logit_normal":

@@ -1,4 +1,8 @@
-"""diffusers' schedulers retraced: trajectories against tests/reference/diffusers_schedulers.npz."""
+"""diffusers' schedulers retraced: trajectories against tests/reference/diffusers_schedulers.npz.
+
+Every tenth of the 870 cases runs always (5, 20 and 50 steps take turns in the list, so all three are among them); the
+others are marked slow: `pytest -m slow tests/pretrained/test_schedulers.py`.
+"""
 
 import json
 from pathlib import Path
@@ -8,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax.diffusion import samplers
+from ldm_jax.diffusion import grids, samplers, schedules
+from ldm_jax.diffusion.prediction import Estimate, Preconditioning, estimate
 from ldm_jax.diffusion.samplers.base import run
-from ldm_jax.pretrained.schedulers import from_diffusers_scheduler
+from ldm_jax.errors import InputError
+from ldm_jax.pretrained.schedulers import from_diffusers_scheduler, to_diffusers_scheduler
 
 FILE = Path(__file__).parents[1] / "reference" / "diffusers_schedulers.npz"
 with np.load(FILE) as data:
@@ -31,6 +37,38 @@ def network(x, timestep):
     return 0.7 * jnp.tanh(x @ mix.T + (bias * wave)[None])
 
 
+KINDS = ("eps", "x0", "v")
+COMPILED = {}
+
+
+def trace(sampler, scaled, steps, schedule, grid, start, table, denoise):
+    def units(z, estimate, at):
+        return z / at.schedule.alpha(at.s) if scaled else z
+
+    draw = lambda index, k: table[jnp.minimum(index, steps - 1)]  # noqa: E731
+    return run(denoise, sampler, schedule, grid, start, jax.random.key(0), noise=draw, observe=units)[1]
+
+
+def on_knots(plan, case, arguments):
+    """The same for a schedule of knots, with everything but the sampler traced: one compilation for many configs."""
+    outside = ("timestep_spacing", "prediction_type", "steps_offset", "use_", "timestep_type", "rescale", "beta_")
+    own = {k: v for k, v in case["config"].items() if not k.startswith(outside)}
+    key = (json.dumps(own), case["steps"], str(arguments[1].dtype))
+    if key not in COMPILED:
+
+        def go(schedule, grid, start, table, kind):
+            def denoise(z, t):
+                alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+                output = network(z, schedules.timestep(schedule, t))
+                every = [estimate(one, output, z, alpha, sigma) for one in KINDS]
+                return jax.tree.map(lambda *parts: jnp.stack(parts)[kind], *every)
+
+            return trace(plan.sampler, in_sigma(own), case["steps"], schedule, grid, start, table, denoise)
+
+        COMPILED[key] = jax.jit(go)
+    return COMPILED[key](plan.schedule, plan.grid, *arguments, KINDS.index(plan.prediction))
+
+
 def retrace(case, dtype, compat="diffusers"):
     """Our samples after each step, in the scheduler's units: [n, 2]."""
     config, steps = case["config"], case["steps"]
@@ -38,14 +76,10 @@ def retrace(case, dtype, compat="diffusers"):
     plan = from_diffusers_scheduler(config, steps, compat, image_seq_len=seq_len)
     table = jnp.asarray(np.stack([noise(i) for i in range(steps)]), dtype)
     start = plan.initial(jnp.asarray(noise(-1), dtype))
-
-    def units(z, estimate, at):
-        return z / at.schedule.alpha(at.s) if in_sigma(config) else z
-
-    _, seen = run(
-        plan.denoise(network), plan.sampler, plan.schedule, plan.grid, start, jax.random.key(0),
-        noise=lambda index, k: table[jnp.minimum(index, steps - 1)], observe=units,
-    )  # fmt: skip
+    if isinstance(plan.schedule, schedules.Knots) and plan.prediction in KINDS:
+        return np.asarray(on_knots(plan, case, (start, table))).reshape(-1, 2)
+    denoise = plan.denoise(network)
+    seen = trace(plan.sampler, in_sigma(config), steps, plan.schedule, plan.grid, start, table, denoise)
     return np.asarray(seen).reshape(-1, 2)
 
 
@@ -61,5 +95,212 @@ def label(case):
     return f"{config['_class_name'].removesuffix('Scheduler')}[{own}]-{case['steps']}"
 
 
-def scale_of(path):
-    return np.maximum(np.abs(path), np.abs(path).max(axis=-1, keepdims=True))
+SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+def some(each):
+    """All cases as parameters, those that are not one in `each` marked slow."""
+    marks = [() if i % each == 0 else (pytest.mark.slow,) for i in range(len(CASES))]
+    return [pytest.param(i, id=label(CASES[i]), marks=mark) for i, mark in enumerate(marks)]
+
+
+def error(got, want):
+    """The largest error of a sample over its largest element."""
+    return np.max(np.abs(got - want) / np.abs(want).max(axis=-1, keepdims=True))
+
+
+@pytest.mark.parametrize("i", some(10))
+def test_retraces_diffusers_in_float64(i):
+    want = WIDE[ENDS[i] - CASES[i]["length"] : ENDS[i]]
+    with jax.enable_x64(True):
+        assert error(retrace(CASES[i], jnp.float64), want) < 1e-6
+
+
+@pytest.mark.parametrize("i", some(31))
+def test_retraces_diffusers_in_float32(i):
+    """Within 1e-4 of the exact trajectory, and of diffusers' own in float32 as far as that is exact itself."""
+    got, exact = retrace(CASES[i], jnp.float32)[-1], WIDE[ENDS[i] - 1]
+    assert error(got, exact) < 1e-4
+    assert error(got, NARROW[i]) < 1e-4 + 1.01 * error(NARROW[i], exact)
+
+
+def test_every_scheduler_and_step_count_is_in_the_fast_part():
+    fast = {(CASES[i]["config"]["_class_name"], CASES[i]["steps"]) for i in range(0, len(CASES), 10)}
+    assert {name for name, _ in fast} == {case["config"]["_class_name"] for case in CASES}
+    assert {steps for _, steps in fast} == {5, 20, 50}
+
+
+# The quirks: what compat="diffusers" does, and what is done without it.
+
+
+def config(name, **options):
+    return {"_class_name": name + "Scheduler", **SD, **options}
+
+
+def final(plan):
+    """Noise left at the end of the grid."""
+    return float(plan.schedule.sigma(plan.grid[-1]))
+
+
+def gaussian_error(plan):
+    """How far the plan takes the ODE of Gaussian data (mean 0.5, std 0.3) from its exact end."""
+    schedule, spread = plan.schedule, 0.3
+
+    def denoise(z, t):
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        centred = (z - alpha * 0.5) / (alpha**2 * spread**2 + sigma**2)
+        return Estimate(0.5 + alpha * spread**2 * centred, sigma * centred)
+
+    first, last = plan.grid[0], plan.grid[-1]
+    z = plan.initial(jnp.asarray([[1.3, -0.4]]))
+    got = samplers.sample(denoise, plan.sampler, schedule, plan.grid, z, jax.random.key(0))
+
+    def std(t):
+        return jnp.sqrt((schedule.alpha(t) * spread) ** 2 + schedule.sigma(t) ** 2)
+
+    want = schedule.alpha(last) * 0.5 + std(last) / std(first) * (z - schedule.alpha(first) * 0.5)
+    return float(jnp.abs(got - want).max())
+
+
+@pytest.mark.parametrize("spacing", ["linspace", "trailing"])
+@pytest.mark.parametrize("name", ["DDIM", "PNDM"])
+def test_prev_timestep_is_corrected(name, spacing):
+    own = config(name, timestep_spacing=spacing, set_alpha_to_one=True, clip_sample=False, skip_prk_steps=True)
+    with jax.enable_x64(True):
+        theirs, ours = (gaussian_error(from_diffusers_scheduler(own, 30, compat)) for compat in ("diffusers", None))
+    assert ours < 0.5 * theirs
+
+
+@pytest.mark.parametrize("name", ["DDIM", "PNDM"])
+def test_the_end_is_clean_unless_compatible(name):
+    own = config(name, set_alpha_to_one=False, steps_offset=1, skip_prk_steps=True)
+    assert final(from_diffusers_scheduler(own, 20)) == 0.0
+    table = schedules.DiscreteBetas()
+    assert final(from_diffusers_scheduler(own, 20, "diffusers")) == pytest.approx(
+        float(table.sigma(jnp.asarray(0.001)))
+    )
+
+
+def test_leading_past_the_table():
+    own = config("DDIM", timestep_spacing="leading", steps_offset=1)
+    assert float(from_diffusers_scheduler(own, 1000).grid[0]) == 1.0
+    with pytest.raises(InputError, match="steps_offset: 1"):
+        from_diffusers_scheduler(own, 1000, "diffusers")
+
+
+def test_double_shift_of_flow_matching():
+    own = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+    assert float(from_diffusers_scheduler(own, 28).grid[-2]) == pytest.approx(0.003 / 1.002, rel=1e-4)
+    assert float(from_diffusers_scheduler(own, 28, "diffusers").grid[-2]) == pytest.approx(0.00892, rel=1e-3)
+
+
+def test_timesteps_are_not_rounded_by_default():
+    own = config("DPMSolverMultistep", use_karras_sigmas=True)
+    ours, theirs = from_diffusers_scheduler(own, 20), from_diffusers_scheduler(own, 20, "diffusers")
+    given = [np.asarray(schedules.timestep(plan.schedule, plan.grid[:-1])) for plan in (ours, theirs)]
+    assert np.allclose(given[1], np.round(given[1]), atol=1e-3)
+    assert 0.1 < np.abs(given[0] - given[1]).max() < 0.6
+
+
+def test_zero_terminal_snr_is_exact_by_default():
+    own = config(
+        "UniPCMultistep", rescale_betas_zero_snr=True, timestep_spacing="trailing", prediction_type="v_prediction"
+    )
+    assert float(from_diffusers_scheduler(own, 10).schedule.alpha(jnp.ones(()))) == 0.0
+    theirs = from_diffusers_scheduler(own, 10, "diffusers")
+    assert float(theirs.schedule.alpha(theirs.grid[0])) == pytest.approx(2.0**-12, rel=1e-3)
+    for plan in (from_diffusers_scheduler(own, 10), theirs):
+        out = retrace({"config": own, "steps": 10}, jnp.float32, None if plan is not theirs else "diffusers")
+        assert np.all(np.isfinite(out))
+
+
+def test_third_order_is_third_order_by_default():
+    own = config("DPMSolverMultistep", solver_order=3, final_sigmas_type="sigma_min", use_lu_lambdas=True)
+    with jax.enable_x64(True):
+        theirs, ours = (gaussian_error(from_diffusers_scheduler(own, 50, compat)) for compat in ("diffusers", None))
+    assert ours < 0.5 * theirs
+
+
+def test_deis_finishes_by_default():
+    own = config("DEISMultistep", use_flow_sigmas=True, prediction_type="flow_prediction")
+    assert final(from_diffusers_scheduler(own, 10)) == 0.0
+    assert final(from_diffusers_scheduler(own, 10, "diffusers")) > 0.05
+
+
+def test_unipc_starts_a_flow_at_pure_noise():
+    own = config("UniPCMultistep", use_flow_sigmas=True, prediction_type="flow_prediction")
+    assert float(from_diffusers_scheduler(own, 10).grid[0]) == 1.0
+    with jax.enable_x64(True):
+        assert float(from_diffusers_scheduler(own, 10, "diffusers").grid[0]) == pytest.approx(1 - 1e-6, abs=1e-9)
+    assert np.all(np.isfinite(retrace({"config": own, "steps": 10}, jnp.float32, None)))
+
+
+# Back again.
+
+
+@pytest.mark.parametrize(
+    ("schedule", "prediction", "names"),
+    [
+        (schedules.DiscreteBetas(), "eps", ("ddim", "euler", "dpmpp_2m", "unipc", "lms", "plms", "dpm_2", "deis")),
+        (schedules.DiscreteBetas("linear", 1e-4, 0.02), "v", ("ddim", "heun", "dpm_solver")),
+        (schedules.DiscreteBetas(zero_snr=True), "v", ("ddim", "euler")),
+        (schedules.DiscreteBetas(kind="sigmoid", start=1e-4, end=0.02), "x0", ("ddim",)),
+        (schedules.RectifiedFlow(), "flow", ("euler", "heun", "dpmpp_2m", "unipc")),
+        (schedules.EDM(), Preconditioning(0.5), ("euler", "dpmpp_2m")),
+        (schedules.EDM(0.01, 50.0), Preconditioning(1.0, negated=True), ("euler",)),
+    ],
+)
+def test_written_configs_are_read_back(schedule, prediction, names):
+    for name in names:
+        plan = from_diffusers_scheduler(json.loads(json.dumps(to_diffusers_scheduler(schedule, prediction, name))), 12)
+        assert plan.prediction == prediction
+        t = jnp.linspace(0.0, 1.0, 50)
+        np.testing.assert_allclose(plan.schedule.alpha(t), schedule.alpha(t), atol=1e-5)
+        np.testing.assert_allclose(plan.schedule.sigma(t), schedule.sigma(t), rtol=1e-4, atol=1e-5)
+
+
+def test_continuous_schedules_are_written_as_tables():
+    plan = from_diffusers_scheduler(to_diffusers_scheduler(schedules.VP(), "eps"), 10)
+    t = jnp.linspace(0.001, 1.0, 50)
+    np.testing.assert_allclose(plan.schedule.alpha(t), schedules.VP().alpha(t), atol=2e-3)
+
+
+def test_shifted_flows_keep_their_shift():
+    own = to_diffusers_scheduler(schedules.shift(schedules.RectifiedFlow(), 3.0), "flow", "euler")
+    got = from_diffusers_scheduler(own, 10).grid
+    np.testing.assert_allclose(got, grids.flow(10, 3.0, last=0.001), rtol=1e-5)
+
+
+def test_dynamic_shift_needs_the_tokens():
+    own = {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True}
+    with pytest.raises(InputError, match="image_seq_len: None"):
+        from_diffusers_scheduler(own, 10)
+
+
+@pytest.mark.parametrize(
+    ("own", "steps", "compat", "message"),
+    [
+        ({"_class_name": "NoScheduler"}, 10, None, "_class_name: 'NoScheduler' is not one of DDIM"),
+        ({}, 10, None, "_class_name: None is not one of DDIM"),
+        (config("DDIM"), 0, None, "num_steps: 0 is not"),
+        (config("DDIM"), 10, "k-diffusion", "compat: 'k-diffusion' is not one of"),
+        (config("DDIM", prediction_type="noise"), 10, None, "prediction_type: 'noise' is not one of epsilon"),
+        (config("DDIM", timestep_spacing="even"), 10, None, "timestep_spacing: 'even' is not one of"),
+        (config("LMSDiscrete", use_karras_sigmas=True, use_beta_sigmas=True), 10, None, "use_beta_sigmas: True"),
+        (config("LCM"), 100, None, "num_steps: 100 is more than original_inference_steps: 50"),
+        (config("DPMSolverMultistep", algorithm_type="sde-dpmsolver"), 10, None, "algorithm_type"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(own, steps, compat, message):
+    with pytest.raises(InputError, match=message) as caught:
+        from_diffusers_scheduler(own, steps, compat)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_with_learned_variance_is_taken_apart():
+    plan = from_diffusers_scheduler(config("DDPM", variance_type="learned_range"), 5)
+    denoise = plan.denoise(lambda x, t: jnp.concatenate([x, jnp.zeros_like(x)], axis=-1))
+    got = denoise(jnp.ones((1, 2)), jnp.asarray(0.5))
+    assert float(got.variance[0, 0]) == 0.5
+    out = samplers.sample(denoise, plan.sampler, plan.schedule, plan.grid, jnp.ones((1, 2)), jax.random.key(0))
+    assert np.all(np.isfinite(out))

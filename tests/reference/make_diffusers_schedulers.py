@@ -104,7 +104,9 @@ def cases():
             yield from every(name, ("epsilon",), (None,), **{key: True}, **config)
 
     yield from every("DDIM", clip_sample=False, **SD)
-    yield from every("DDIM", ("epsilon",), ("leading",), set_alpha_to_one=False, steps_offset=1, clip_sample=False, **SD)
+    yield from every(
+        "DDIM", ("epsilon",), ("leading",), set_alpha_to_one=False, steps_offset=1, clip_sample=False, **SD
+    )
     yield from every("DDIM", ("v_prediction",), ("trailing",), rescale_betas_zero_snr=True, clip_sample=False, **SD)
     yield from every("DDIM", ("epsilon",), ("leading",), clip_sample=True, clip_sample_range=0.9)
     yield from every("DDIM", ("epsilon",), ("leading",), clip_sample=False, beta_schedule="squaredcos_cap_v2")
@@ -158,7 +160,9 @@ def cases():
     single = "DPMSolverSinglestep"
     for order in (1, 2, 3):
         for solver in ("midpoint", "heun") if order > 1 else ("midpoint",):
-            yield from every(single, KINDS, (None,), solver_order=order, solver_type=solver, lower_order_final=True, **SD)
+            yield from every(
+                single, KINDS, (None,), solver_order=order, solver_type=solver, lower_order_final=True, **SD
+            )
             yield from every(
                 single, ("epsilon",), (None,), solver_order=order, solver_type=solver, algorithm_type="dpmsolver",
                 final_sigmas_type="sigma_min", **SD,

@@ -119,9 +119,9 @@ def euler_maruyama(
 
     D = w / 2 there; `diffusion` names its shape in t and `norm` scales it, as in the authors' code: sigma, linear = t,
     constant = 1, sbdm = sigma sigma' - sigma^2 alpha' / alpha (the forward SDE's own, infinite at t = 1),
-    decreasing, increasing_decreasing. last: how the last step of the grid goes: the drift without noise (mean), straight
-    to the estimated x0 (tweedie), the ODE's step (euler), or like all others (none). SiT's grids end with a longer step
-    of 0.04. One evaluation a step; weak order 1.
+    decreasing, increasing_decreasing. last: how the last step of the grid goes: the drift without noise (mean),
+    straight to the estimated x0 (tweedie), the ODE's step (euler), or like all others (none). SiT's grids end with a
+    longer step of 0.04. One evaluation a step; weak order 1.
     """
     shapes = {
         "sigma": lambda t, a, d_alpha, d_sigma: a.sigma,

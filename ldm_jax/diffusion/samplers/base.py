@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ldm_jax.diffusion import grids
-from ldm_jax.diffusion.prediction import Estimate
 from ldm_jax.diffusion.schedules import Schedule
 
 Denoise: TypeAlias = Callable[[Any, Any], Any]
@@ -82,8 +81,8 @@ def sample(
     """Runs `sampler` down the `grid` from z, noise at time grid[0], to the z at time grid[-1].
 
     denoise: (z [b ...], t scalar) -> Estimate, or a StatefulDenoise. grid: descending times in [0, 1], the end
-    included, so n + 1 times are n steps. key: one key, or [b] keys, one an example; example i's noise depends on its key
-    alone, not on the batch. noise: (step index, k) -> [b ...] takes the place of the noise drawn from `key`.
+    included, so n + 1 times are n steps. key: one key, or [b] keys, one an example; example i's noise depends on its
+    key alone, not on the batch. noise: (step index, k) -> [b ...] takes the place of the noise drawn from `key`.
 
     observe: (z after the step, the step's last Estimate, Step) -> pytree; what it returns is stacked over the steps and
     the result is then (z, stacked): previews, or a whole trajectory, without leaving the scan. remat: recompute each
@@ -186,8 +185,8 @@ def advance(
 
     Every sampler of the ODE in this package whose path is straight where the prediction is constant (DPM-Solver,
     DPM-Solver++, UniPC, DEIS, LMS, PNDM, Heun and Euler in sigma) is this step; they differ in `mean`. Song et al. 2020
-    (arXiv 2010.02502), eq. 12. kept: sigma_b unless part of the noise is renewed. first: the estimate at (z, a), for the
-    form eps at alpha_a = 0, where z says nothing about x0.
+    (arXiv 2010.02502), eq. 12. kept: sigma_b unless part of the noise is renewed. first: the estimate at (z, a), for
+    the form eps at alpha_a = 0, where z says nothing about x0.
     """
     kept = b.sigma if kept is None else kept
     if form == "x0":

@@ -125,9 +125,9 @@ def multistep(
 ) -> Sampler:
     """The linear multistep sampler of an order, one evaluation a step; see the module's text.
 
-    orders: count -> [count], the order of each step; by default it grows from 1. The first step, the step to a clean end
-    and steps of width 0 are of order 1 anyway, and predictions made in pure noise (lam = -inf) are not looked back at.
-    eta > 0 renews noise at eta times DDPM's rate: the kernel is then e^((1 + eta) lam).
+    orders: count -> [count], the order of each step; by default it grows from 1. The first step, the step to a clean
+    end and steps of width 0 are of order 1 anyway, and predictions made in pure noise (lam = -inf) are not looked back
+    at. eta > 0 renews noise at eta times DDPM's rate: the kernel is then e^((1 + eta) lam).
     """
     if not 1 <= order <= 4:
         raise ValueError(f"order: {order!r} is not in 1..4")
@@ -190,7 +190,7 @@ def dpmpp_3m(rule: Rule = "exact", lower_order_final: bool = True) -> Sampler:
 
 
 def dpmpp_2m_sde(eta: float = 1.0, rule: Rule = "midpoint", s_noise: float = 1.0) -> Sampler:
-    """SDE-DPM-Solver++(2M), Lu et al. 2022 (arXiv 2211.01095), eq. 18, with k-diffusion's eta. One evaluation a step."""
+    """SDE-DPM-Solver++(2M), Lu et al. 2022 (arXiv 2211.01095), eq. 18; k-diffusion's eta. One evaluation a step."""
     return multistep(2, "x0", rule=rule, eta=eta, s_noise=s_noise)
 
 
@@ -200,7 +200,7 @@ def dpmpp_3m_sde(eta: float = 1.0, rule: Rule = "exact", s_noise: float = 1.0) -
 
 
 def deis(order: Literal[1, 2, 3] = 3, lower_order_final: bool = False) -> Sampler:
-    """DEIS in log rho, Zhang & Chen 2022 (arXiv 2204.13902), eq. 15 and section 3.3. Order as given, one evaluation a step.
+    """DEIS in log rho, Zhang & Chen 2022 (arXiv 2204.13902), eq. 15. Order as given, one evaluation a step.
 
     The polynomial in log rho integrated over rho is the exact mean under e^-lam: the multistep DPM-Solver in eps.
     """
@@ -230,12 +230,12 @@ def unipc(
     corrector: bool = True,
     skip_corrector: tuple[int, ...] = (),
 ) -> Sampler:
-    """UniPC, Zhao et al. 2023 (arXiv 2302.04867), algorithm 1 with B(h) = h (bh1) or e^h - 1 (bh2). One evaluation a step.
+    """UniPC, Zhao et al. 2023 (arXiv 2302.04867), algorithm 1, B(h) = h (bh1) or e^h - 1 (bh2). One evaluation a step.
 
     The evaluation at a predicted z first corrects that z (UniC, an implicit exponential rule through order + 1 nodes)
-    and then predicts the next (UniP). From order 3 (predictor) and 2 (corrector) on, B(h) cancels and both are the exact
-    means of `mean_weights`; below, eq. 8's coefficient is fixed at 1/2 and B(h) matters. Order `order` + 1 with the
-    corrector, after its start-up. skip_corrector: steps whose prediction is left uncorrected.
+    and then predicts the next (UniP). From order 3 (predictor) and 2 (corrector) on, B(h) cancels and both are the
+    exact means of `mean_weights`; below, eq. 8's coefficient is fixed at 1/2 and B(h) matters. Order `order` + 1 with
+    the corrector, after its start-up. skip_corrector: steps whose prediction is left uncorrected.
     """
     if variant not in ("bh1", "bh2"):
         raise ValueError(f"variant: {variant!r} is not one of bh1, bh2")

@@ -102,10 +102,7 @@ def move(denoise, z, t, s, schedule: Schedule, tableau: Tableau, variable: Varia
         first = estimate if first is None else first
         slopes.append(own.slope(estimate, at))
     ends = own.scale(inner) * (y + width * sum(c * k for c, k in zip(tableau.weights, slopes, strict=True) if c))
-    if variable == "t":
-        euler = z + (s - t) * slopes[0]
-    else:
-        euler = b.alpha * first.x0 + b.sigma * first.eps
+    euler = z + (s - t) * slopes[0] if variable == "t" else b.alpha * first.x0 + b.sigma * first.eps
     return jnp.where(early, euler, ends)
 
 
@@ -134,7 +131,7 @@ def euler(variable: Variable = "flow") -> Sampler:
 
 
 def heun(variable: Variable = "flow", clean_stage: bool = False) -> Sampler:
-    """Heun's rule, order 2, two evaluations a step. With variable "rho": Karras et al. 2022 (arXiv 2206.00364), alg. 1."""
+    """Heun's rule, order 2, two evaluations a step. "rho": Karras et al. 2022 (arXiv 2206.00364), algorithm 1."""
     return runge_kutta(HEUN, variable, clean_stage)
 
 

@@ -101,8 +101,8 @@ def dpmpp_sde(eta: float = 1.0, middle: float = 0.5, s_noise: float = 1.0) -> Sa
 def single_step_orders(order: int, count: int, lower_final: bool = True) -> np.ndarray:
     """The orders of DPM-Solver's single-step blocks over `count` evaluations: 1, 2, 3, 1, 2, 3, ..., ending lower.
 
-    Lu et al. 2022 (arXiv 2206.00927), appendix B.4 ("DPM-Solver-fast"), as in the authors' code. Without lower_final the
-    blocks are all whole, if they fit.
+    Lu et al. 2022 (arXiv 2206.00927), appendix B.4 ("DPM-Solver-fast"), as in the authors' code. Without lower_final
+    the blocks are all whole, if they fit.
     """
     if order == 1:
         return np.ones(count, int)
@@ -137,8 +137,8 @@ def dpm_solver_single(
 
     Lu et al. 2022 (arXiv 2206.00927), algorithms 1 and 2 (form eps), arXiv 2211.01095, algorithm 1 (x0). A block of
     order k restarts at its first time and takes k steps of the grid, one evaluation each: the stages come for free at
-    times where the grid has them. rule: at order 2 the mean's value at the middle or the exact mean of the line; at order
-    3 the exact mean of the line from the block's start to its last stage (midpoint) or of the parabola (exact).
+    times where the grid has them. rule: at order 2 the mean's value at the middle or the exact mean of the line; at
+    order 3 the exact mean of the line from the block's start to its last stage (midpoint) or of the parabola (exact).
     euler_at_final: the last step is a block of its own, as it has to be where the grid ends clean.
     """
     rate = 1.0 if form == "x0" else -1.0
@@ -228,7 +228,7 @@ class PNDMState(NamedTuple):
 def pndm(
     warmup: Literal["heun", "runge_kutta", "none"] = "none",
     form: Form = "eps",
-    bases: Sequence[float] | None = None,
+    bases: Sequence[float] | np.ndarray | None = None,
 ) -> Sampler:
     """Pseudo numerical methods: DDIM's step with Adams-Bashforth's mean of the last four eps.
 

@@ -34,7 +34,7 @@ def clipped(
     return Sampler(sampler.init, step)
 
 
-def retargeted(sampler: Sampler, targets: Sequence[float]) -> Sampler:
+def retargeted(sampler: Sampler, targets: Sequence[float] | np.ndarray) -> Sampler:
     """The sampler, with step i going to the time targets[i] whatever the grid's next time is.
 
     What a sampler does that computes where a step goes without looking at where the next one starts; only there to
