@@ -19,7 +19,9 @@ def get_config() -> Config:
             attention=False,
         ),
         autoencoder_loss=LossConfig(reconstruction="l1", kl_weight=3e-3),
-        autoencoder_training=TrainingConfig(steps=500, learning_rate=2e-3, warmup=50, ema=0.99, sample_every=500),
+        autoencoder_training=TrainingConfig(
+            steps=500, learning_rate=2e-3, warmup=50, ema=0.99, sample_every=250, checkpoint_every=250
+        ),
         denoiser=DiTConfig(
             patch=2,
             width=192,
@@ -32,6 +34,8 @@ def get_config() -> Config:
             qk_norm=True,
         ),
         diffusion=DiffusionConfig(schedule="rectified_flow", prediction="flow", loss="flow", times="logit_normal"),
-        denoiser_training=TrainingConfig(steps=1400, learning_rate=1e-3, warmup=50, ema=0.995, sample_every=700),
+        denoiser_training=TrainingConfig(
+            steps=1300, learning_rate=1e-3, warmup=50, ema=0.995, sample_every=650, checkpoint_every=325
+        ),
         sampling=SamplingConfig(sampler="euler", steps=50, guidance=2.5),
     )

@@ -9,7 +9,9 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
+from ldm_jax.config import Config, load_config, shrink
 from ldm_jax.errors import InputError
 from ldm_jax.runtime import configure
 
@@ -19,11 +21,11 @@ log = logging.getLogger("ldm_jax")
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose complaints are InputErrors: one line, like everyone else's."""
 
-    def error(self, message: str) -> None:  # type: ignore[override]
+    def error(self, message: str) -> NoReturn:
         raise InputError(message)
 
 
-def parse_config(args: Sequence[str], default, prog: str):
+def parse_config(args: Sequence[str], default: Config, prog: str) -> Config:
     """The experiment `default` with the dotted fields in args put over it, by tyro; InputError in one line."""
     import tyro
 
@@ -72,12 +74,10 @@ def train(args: Sequence[str]) -> int:
     options, rest = parser.parse_known_args(args)
     if options.help:
         parser.print_help()
-    from ldm_jax.config import Config, load_config, shrink
-
     if options.config is None:
-        if not options.help:
-            raise InputError("config: name a file, such as configs/quickstart.py")
-        parse_config(["--help"], Config(), "train.py CONFIG")
+        if options.help:
+            parse_config(["--help"], Config(), "train.py CONFIG")
+        raise InputError("config: name a file, such as configs/quickstart.py")
     config = load_config(options.config)
     if options.smoke:
         config = shrink(config)

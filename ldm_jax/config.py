@@ -14,7 +14,7 @@ from ldm_jax.models.autoencoder import AutoencoderConfig
 from ldm_jax.models.dit import DiTConfig
 
 
-def _at_least(section: str, config: Any, **bounds: float) -> None:
+def _at_least(section: str, config: Any, **bounds: int | float) -> None:
     for field, low in bounds.items():
         if getattr(config, field) < low:
             raise InputError(f"{section}.{field}: {getattr(config, field)} must be at least {low}")

@@ -33,9 +33,11 @@ def write_output(path: Path, drawn: UInt8[np.ndarray, "n h w c"], labels: Sequen
     if path.suffix == ".png":
         images.write_png(path, images.grid(drawn, min(columns, len(drawn))))
     elif path.suffix == ".npz":
-        arrays = {"arr_0": drawn} | ({} if labels is None else {"label": np.asarray(labels, np.int32)})
         temporary = path.with_suffix(".tmp.npz")
-        np.savez_compressed(temporary, **arrays)
+        if labels is None:
+            np.savez_compressed(temporary, arr_0=drawn)
+        else:
+            np.savez_compressed(temporary, arr_0=drawn, label=np.asarray(labels, np.int32))
         temporary.replace(path)
     else:
         for i, image in enumerate(drawn):

@@ -141,7 +141,7 @@ class LatentDiffusion:
         prompts: Sequence[str] | None = None,
         num: int | None = None,
         steps: int | None = None,
-        guidance: float | None = None,
+        guidance: float | int | None = None,
         sampler: str | None = None,
         batch_size: int = 64,
     ) -> UInt8[np.ndarray, "n h w c"]:

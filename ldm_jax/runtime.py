@@ -33,6 +33,6 @@ def configure() -> None:
         os.environ["XLA_FLAGS"] = " ".join([flags, *new]).strip()
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -5,7 +5,9 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# Tiny nets compile far longer than they run, so XLA and LLVM are told not to try hard.
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK}".strip()
 CACHE = Path(os.environ.get("LDM_JAX_TEST_CACHE", Path(tempfile.gettempdir()) / "ldm_jax-test-cache"))
 
 from jaxtyping import install_import_hook

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,10 +15,11 @@ from ldm_jax.training.step import Metrics, TrainState
 AXIS = "data"
 
 
-def device_mesh() -> Mesh:
-    """All devices of all processes on one axis."""
+def device_mesh(devices: Sequence[Any] | None = None) -> Mesh:
+    """The devices (all of all processes, where None) on one axis."""
+    devices = jax.devices() if devices is None else devices
     # Auto: make_mesh defaults to Explicit axes, which Linen does not know.
-    return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 class Strategy(NamedTuple):
@@ -39,13 +40,14 @@ def shard_largest(shape: tuple[int, ...], devices: int) -> PartitionSpec:
     return PartitionSpec(*(AXIS if i == best else None for i in range(len(shape))))
 
 
-def make_strategy(name: str, train_step: Callable) -> Strategy:
+def make_strategy(name: str, train_step: Callable, devices: Sequence[Any] | None = None) -> Strategy:
     """The strategy `name`, "pmap" or "fsdp", for a train_step(state, batch, key, axis_name=...).
 
     pmap: state replicated, the batch's leading axis split over the devices, gradients averaged by pmean. fsdp: one
     global program under jit; parameters, optimiser state and EMA are split over the devices from birth.
+    devices: all where None.
     """
-    mesh = device_mesh()
+    mesh = device_mesh(devices)
     replicated = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(AXIS))
 
@@ -63,13 +65,14 @@ def make_strategy(name: str, train_step: Callable) -> Strategy:
         return jax.jit(init, out_shardings=placed, compiler_options=options)(key)
 
     if name == "pmap":
-        local = jax.local_device_count()
+        local = sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
         step = jax.pmap(
             partial(train_step, axis_name=AXIS),
             axis_name=AXIS,
             in_axes=(None, 0, None),
             out_axes=(None, None),
             donate_argnums=0,
+            devices=None if devices is None else list(devices),
         )
 
         def put(batch: Any) -> Any:

@@ -17,6 +17,7 @@ import numpy as np
 from ldm_jax import images
 from ldm_jax.config import Config, TrainingConfig
 from ldm_jax.data import Loader, Source, open_source, to_uint8
+from ldm_jax.data.source import Subset
 from ldm_jax.errors import InputError
 from ldm_jax.models import Autoencoder, DiT, apply
 from ldm_jax.pipeline import LatentDiffusion, make_schedule
@@ -39,19 +40,9 @@ CHANGEABLE = ("sampling", "parallel")
 CHANGEABLE_TRAINING = ("steps", "log_every", "sample_every", "checkpoint_every")
 
 
-class Limited:
+def evenly(source: Source, limit: int) -> Source:
     """`limit` examples of a source, evenly spaced over it (sources are often sorted by class)."""
-
-    def __init__(self, source: Source, limit: int):
-        self._source = source
-        self._indices = np.linspace(0, len(source) - 1, limit).round().astype(int)
-        self.class_names = source.class_names
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index: int) -> Any:
-        return self._source[int(self._indices[index])]
+    return Subset(source, np.linspace(0, len(source) - 1, limit).round().astype(np.int64))
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -120,7 +111,7 @@ class Run:
         check_devices(config)
         source = open_source(config.data.source, "train")
         if 0 < config.data.limit < len(source):
-            source = Limited(source, config.data.limit)
+            source = evenly(source, config.data.limit)
         self.config = config.resolve(len(source.class_names))
         self.class_names = tuple(source.class_names) if self.config.denoiser.num_classes else ()
         data = self.config.data
@@ -179,7 +170,7 @@ class Run:
 
     @staticmethod
     def _init(module: Autoencoder | DiT, optimizer: Any) -> Any:
-        inputs = jax.tree.map(jnp.asarray, module.example_inputs())
+        inputs = module.example_inputs()
 
         def init(key: jax.Array) -> TrainState:
             params = module.init(key, *inputs)["params"]
@@ -249,7 +240,7 @@ class Run:
         except InputError:
             source = self.loader.source
         loader = Loader(
-            Limited(source, min(len(source), 256)),
+            evenly(source, min(len(source), 256)),
             batch_size=1,
             image_size=data.image_size,
             channels=self.config.autoencoder.image_channels,

@@ -71,5 +71,5 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     decay = ema_decay(ema, state.step)
     average = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, state.ema, params)
-    metrics["grad_norm"] = optax.global_norm(grads)
+    metrics["grad_norm"] = optax.tree.norm(grads)
     return TrainState(state.step + 1, params, average, opt_state), metrics

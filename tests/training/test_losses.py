@@ -1,0 +1,90 @@
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldm_jax.config import DiffusionConfig, LossConfig
+from ldm_jax.diffusion.schedules import Cosine, RectifiedFlow
+from ldm_jax.models import Autoencoder, AutoencoderConfig, DiT, DiTConfig, apply
+from ldm_jax.training.losses import autoencoder_loss, denoiser_loss
+
+KEYS = jax.random.split(jax.random.key(0), 8)
+AE = Autoencoder(AutoencoderConfig(1, 2, 4, (1,), 1, 2, False, 4, sigmoid_output=True))
+DENOISER = DiT(DiTConfig(in_channels=2, out_channels=2, patch=2, width=8, depth=1, heads=2, num_classes=3))
+IMAGES = jax.random.uniform(jax.random.key(1), (8, 8, 8, 1), minval=-1.0)
+
+
+@pytest.fixture(scope="module")
+def ae_params():
+    return jax.jit(AE.init)(jax.random.key(0), IMAGES)["params"]
+
+
+@pytest.mark.parametrize("kind", ["l1", "l2", "bce"])
+def test_autoencoder_loss(kind, ae_params):
+    loss_fn = autoencoder_loss(AE, LossConfig(kind, kl_weight=0.5))
+    loss, metrics = jax.jit(loss_fn)(ae_params, {"image": IMAGES}, KEYS)
+    chex.assert_shape([loss, *metrics.values()], (8,))
+    np.testing.assert_allclose(loss, metrics["reconstruction"] + 0.5 * metrics["kl"] / 64, rtol=1e-5)
+    posterior = apply(AE, ae_params, IMAGES, method="encode")
+    np.testing.assert_allclose(metrics["kl"], posterior.kl(), rtol=1e-4)
+    gradient = jax.grad(lambda p: loss_fn(p, {"image": IMAGES}, KEYS)[0].mean())(ae_params)
+    assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(gradient))
+
+
+def moments(n=8):
+    mean = jax.random.normal(jax.random.key(2), (n, 4, 4, 2)) * 3.0 + 5.0
+    return {"mean": mean, "logvar": jnp.full_like(mean, -20.0), "label": jnp.arange(n) % 3}
+
+
+def zero_params():
+    return jax.jit(DENOISER.init)(jax.random.key(0), *DENOISER.example_inputs())["params"]
+
+
+def test_a_zero_denoiser_has_the_targets_energy():
+    # DiT starts as the zero function: the flow loss is E|eps - x0|^2 = 1 + E|x0|^2 = 2 for normalised latents.
+    batch = {k: jnp.tile(v, (64, *(1,) * (v.ndim - 1))) for k, v in moments().items()}
+    keys = jax.random.split(jax.random.key(5), 512)
+    mean, std = batch["mean"].mean(axis=(0, 1, 2)), batch["mean"].std(axis=(0, 1, 2))
+    loss_fn = denoiser_loss(DENOISER, DiffusionConfig(), RectifiedFlow(), mean, std)
+    loss, _ = jax.jit(loss_fn)(zero_params(), batch, keys)
+    chex.assert_shape(loss, (512,))
+    np.testing.assert_allclose(float(loss.mean()), 2.0, atol=0.05)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v", "flow"])
+def test_a_loss_in_another_space_is_a_weighting(prediction):
+    schedule = Cosine()
+    losses = {}
+    for space in ("eps", "x0", "v", "flow"):
+        config = DiffusionConfig(prediction=prediction, loss=space, times="uniform")
+        loss_fn = denoiser_loss(DENOISER, config, schedule, jnp.zeros(2), jnp.ones(2))
+        losses[space], _ = jax.jit(loss_fn)(zero_params(), moments(), KEYS)
+    # All four are the same error of x0, times a function of t alone: (1, alpha/sigma, 1/sigma, (alpha+sigma)/sigma)^2.
+    chex.assert_tree_all_finite(losses)
+    ratio = np.sqrt(np.asarray(losses["eps"] / losses["x0"]))
+    np.testing.assert_allclose(np.sqrt(losses["flow"] / losses["x0"]), 1.0 + ratio, rtol=1e-3)
+    np.testing.assert_allclose(losses["v"] / losses["x0"], 1.0 + ratio**2, rtol=1e-3)
+
+
+def test_labels_are_dropped_at_the_given_rate():
+    seen = {}
+    for rate in (0.0, 1.0):
+        config = dataclasses.replace(DiffusionConfig(), label_dropout=rate)
+        loss_fn = denoiser_loss(DENOISER, config, RectifiedFlow(), jnp.zeros(2), jnp.ones(2))
+        params = jax.tree.map(lambda p: p + 0.1, zero_params())
+        gradient = jax.grad(lambda p, f=loss_fn: f(p, moments(), KEYS)[0].mean())(params)
+        seen[rate] = np.abs(np.asarray(gradient["label"]["embedding"])).max(axis=1) > 0
+    np.testing.assert_array_equal(seen[0.0], [True, True, True, False])
+    np.testing.assert_array_equal(seen[1.0], [False, False, False, True])
+
+
+def test_each_example_has_its_own_randomness():
+    batch = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), moments())
+    loss_fn = denoiser_loss(DENOISER, DiffusionConfig(), RectifiedFlow(), jnp.zeros(2), jnp.ones(2))
+    loss, _ = loss_fn(zero_params(), batch, KEYS)
+    assert len(np.unique(np.asarray(loss))) == 8
+    same, _ = loss_fn(zero_params(), batch, jnp.broadcast_to(KEYS[:1], KEYS.shape))
+    np.testing.assert_allclose(same, same[0])
