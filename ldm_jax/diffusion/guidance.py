@@ -52,6 +52,11 @@ def _inside(interval: tuple[float, float], t: Float[Array, "*b"]) -> Array:
     return (t >= interval[0]) & (t <= interval[1])
 
 
+def _where(condition: Array, a: Any, b: Any, z: Array) -> Array:
+    """a or b by a condition [*b]."""
+    return jnp.where(condition.reshape(condition.shape + (1,) * (z.ndim - condition.ndim)), a, b)
+
+
 def _apart(a: Any, b: Any, scale: Array, channels: int | None) -> Any:
     """b + scale (a - b) in x0 and eps; in channels past the first few, and in anything learned, it is a."""
 
@@ -131,8 +136,8 @@ def cfg_zero_star(
         axes = tuple(range(1, z.ndim))
         fit = (v_c * v_u).sum(axes, keepdims=True) / jnp.maximum((v_u**2).sum(axes, keepdims=True), 1e-12)
         v = fit * v_u + expand(jnp.asarray(scale), z) * (v_c - fit * v_u)
-        v = jnp.where(expand(_inside(interval, t), z) > 0, v, v_c)
-        v = jnp.where(expand(t > 1.0 - zero_init, z) > 0, 0.0, v)
+        v = _where(_inside(interval, t), v, v_c, z)
+        v = _where(t > 1.0 - zero_init, 0.0, v, z)
         x0, eps = estimate("flow", v, z, alpha, sigma)
         return conditional._replace(x0=x0, eps=eps)
 

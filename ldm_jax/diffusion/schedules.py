@@ -276,7 +276,10 @@ class Shifted:
         """The time of the base schedule that t stands for."""
         if isinstance(self.base, RectifiedFlow):
             return self.s * t / (1.0 + (self.s - 1.0) * t)
-        return time(self.base, logsnr(self.base, t) - 2.0 * math.log(self.s))
+        # The ends stay where they are; their logsnr is infinite, and its derivative nothing.
+        between = (self.base.alpha(t) > 0) & (self.base.sigma(t) > 0)
+        safe = jnp.where(between, t, 0.5)
+        return jnp.where(between, time(self.base, logsnr(self.base, safe) - 2.0 * math.log(self.s)), t)
 
     def alpha(self, t: Times) -> Times:
         return self.base.alpha(self.inner(t))

@@ -86,7 +86,7 @@ def sample_adaptive(
         error = jnp.sqrt(jnp.mean(((high - low) / allowed).reshape(b, -1) ** 2, axis=1))
         active = carry.lam < lam_end - 1e-6
         accept = active & (error <= 1.0)
-        keep = expand(accept, z) > 0
+        keep = accept.reshape(b, *[1] * (z.ndim - 1))
         # The lower rule's local error is of order 2.
         growth = jnp.clip(safety * jnp.maximum(error, 1e-10) ** -0.5, 0.2, 5.0)
         return _Carry(

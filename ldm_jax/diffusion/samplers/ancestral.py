@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ldm_jax.diffusion.samplers.base import Sampler, point, renew, split_noise, stateless
-from ldm_jax.diffusion.schedules import timestep
+from ldm_jax.diffusion.schedules import EDM, timestep
 
 
 def ddim(eta: float = 0.0) -> Sampler:
@@ -75,7 +75,8 @@ def lcm(timestep_scaling: float = 10.0, sigma_data: float = 0.5) -> Sampler:
 
     def step(denoise, z, at):
         x0 = denoise(z, at.t).x0
-        tau = timestep_scaling * timestep(at.schedule, at.t)
+        # EDM's timestep is a logarithm, which the boundary condition doesn't mean.
+        tau = timestep_scaling * (1000.0 * at.t if isinstance(at.schedule, EDM) else timestep(at.schedule, at.t))
         square = tau**2 + sigma_data**2
         x0 = tau / jnp.sqrt(square) * x0 + sigma_data**2 / square * z
         b = point(at.schedule, at.s)
@@ -144,7 +145,8 @@ def euler_maruyama(
         d_alpha, d_sigma = (jax.jvp(f, (at.t,), (one,))[1] for f in (at.schedule.alpha, at.schedule.sigma))
         estimate = denoise(z, at.t)
         velocity = d_alpha * estimate.x0 + d_sigma * estimate.eps
-        rate = norm * shapes[diffusion](at.t, a, d_alpha, d_sigma)
+        # Rounding may take what is 0 at an end below it.
+        rate = norm * jnp.maximum(shapes[diffusion](at.t, a, d_alpha, d_sigma), 0.0)
         dt = at.s - at.t
         mean = z + dt * (velocity + rate / a.sigma * estimate.eps)
         noisy = renew(mean, jnp.sqrt(-2.0 * rate * dt), at)

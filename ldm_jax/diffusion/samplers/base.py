@@ -150,7 +150,8 @@ def point(schedule: Schedule, t: Float[Array, ""]) -> Point:
 
 def ratio(a: Point, b: Point) -> Float[Array, ""]:
     """(sigma_b / alpha_b) / (sigma_a / alpha_a), in [0, 1] for b below a; 0 if b is clean or a pure."""
-    return a.alpha * b.sigma / (b.alpha * a.sigma)
+    below = b.alpha * a.sigma
+    return jnp.where(below == 0, 0.0, a.alpha * b.sigma / jnp.where(below == 0, 1.0, below))
 
 
 def split_noise(a: Point, b: Point, eta: float, exponential: bool = False) -> tuple[Array, Array | None]:

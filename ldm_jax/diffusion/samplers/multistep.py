@@ -258,7 +258,8 @@ def unipc(
 
     def correct(z, new, state, a, at):
         """UniC on the step that led here: z at a, recomputed with the prediction that was made at a."""
-        before = point(at.schedule, state.t)
+        # Before the first step there is none; the point itself keeps what is thrown away finite.
+        before = point(at.schedule, jnp.where(at.index == 0, at.t, state.t.astype(at.t.dtype)))
         width = a.lam - before.lam
         table = orders_at(at.count)
         now = jnp.asarray(table)[jnp.maximum(at.index - 1, 0)]

@@ -85,19 +85,22 @@ def move(denoise, z, t, s, schedule: Schedule, tableau: Tableau, variable: Varia
     early = (b.sigma == 0) & (max(tableau.nodes) == 1.0) & (not clean_stage)
     if variable == "rho":
         early = early | (a.alpha == 0)
-    # Stages of a step that falls back to Euler are computed at t and thrown away: nothing infinite may enter them.
+    # Stages of a step that falls back to Euler are computed at t and thrown away: nothing infinite may enter them, not
+    # even multiplied by 0, or gradients would be NaN.
     inner = jnp.where(early, t, s)
-    u, width = own.place(t), own.place(inner) - own.place(t)
-    y = z / own.scale(t)
+    u = jnp.where(early, 0.0, own.place(t))
+    width = jnp.where(early, 0.0, own.place(inner) - own.place(t))
+    scale = own.scale(t)
+    y = z / jnp.where(scale == 0, 1.0, scale)
     slopes = []
     first = None
     for node, row in zip(tableau.nodes, tableau.matrix, strict=True):
         if node == 0.0:
             at, stage = t, z
         else:
-            at = inner if node == 1.0 else own.time(u + node * width)
+            at = inner if node == 1.0 else jnp.where(early, t, own.time(jnp.where(early, 0.5, u + node * width)))
             moved = y + width * sum(c * k for c, k in zip(row, slopes, strict=False) if c)
-            stage = own.scale(at) * moved
+            stage = jnp.where(early, z, own.scale(at) * moved)
         estimate = denoise(stage, at)
         first = estimate if first is None else first
         slopes.append(own.slope(estimate, at))

@@ -51,9 +51,9 @@ def to_diffusers_scheduler(
 ) -> dict[str, Any]:
     """The scheduler_config.json with which diffusers samples a model trained on `schedule`.
 
-    sampler: a name of `samplers.SAMPLERS` that diffusers has, too. spacing: linspace, leading or trailing, for tables of
-    betas. Continuous variance-preserving schedules (Cosine, VP) are written as a table of 1000 betas, whose last is held
-    at 0.999. `from_diffusers_scheduler` reads the result back to the same schedule and prediction.
+    sampler: a name of `samplers.SAMPLERS` that diffusers has, too. spacing: linspace, leading or trailing, for tables
+    of betas. Continuous variance-preserving schedules (Cosine, VP) are written as a table of 1000 betas, whose last is
+    held at 0.999. `from_diffusers_scheduler` reads the result back to the same schedule and prediction.
     """
     rows, own = _rows(schedule, prediction)
     if sampler not in rows:
