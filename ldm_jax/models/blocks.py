@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from ldm_jax.models.attention import attention
 
-Tokens = Float[Array, "b n d"]
+Tokens = Float[Array, "b _ _"]
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "geglu", "relu", "silu"]
 
 
@@ -55,7 +55,7 @@ class Attention(nn.Module):
     ) -> Tokens:
         keys = x if context is None else context.astype(self.dtype)
 
-        def project(source: Array, name: str) -> Float[Array, "b n heads d"]:
+        def project(source: Array, name: str) -> Float[Array, "b k heads f"]:
             h = nn.Dense(self.heads * self.head_dim, use_bias=self.qkv_bias, dtype=self.dtype, name=name)(source)
             return h.reshape(*h.shape[:-1], self.heads, self.head_dim)
 

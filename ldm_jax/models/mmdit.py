@@ -11,7 +11,6 @@ from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ldm_jax.errors import InputError
@@ -21,8 +20,8 @@ from ldm_jax.models.conditioning import Conditioning
 from ldm_jax.models.dit import modulate, sincos_positions
 from ldm_jax.models.layers import TimeEmbedding, depth_to_space, space_to_depth
 
-Tokens = Float[Array, "b n d"]
-Heads = Float[Array, "b n heads d"]
+Tokens = Float[Array, "b _ _"]
+Heads = Float[Array, "b n heads k"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,12 +165,12 @@ class MMDiT(nn.Module):
 
     config: MMDiTConfig
 
-    def example_inputs(self) -> tuple[np.ndarray, np.ndarray, Conditioning]:
+    def example_inputs(self) -> tuple[Array, Array, Conditioning]:
         """The smallest (z, t, cond) that the network takes; parameters have the same shapes for any size."""
         c = self.config
-        z = np.zeros((1, c.patch, c.patch, c.in_channels), np.float32)
-        context, pooled = np.zeros((1, 1, c.context_dim), np.float32), np.zeros((1, c.pooled_dim), np.float32)
-        return z, np.zeros(1, np.float32), Conditioning(context=context, pooled=pooled)
+        z = jnp.zeros((1, c.patch, c.patch, c.in_channels), jnp.float32)
+        context, pooled = jnp.zeros((1, 1, c.context_dim), jnp.float32), jnp.zeros((1, c.pooled_dim), jnp.float32)
+        return z, jnp.zeros(1, jnp.float32), Conditioning(context=context, pooled=pooled)
 
     @nn.compact
     def __call__(

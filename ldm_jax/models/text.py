@@ -11,13 +11,12 @@ from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ldm_jax.errors import InputError
 from ldm_jax.models.blocks import TransformerBlock
 
-Tokens = Float[Array, "b l d"]
+Tokens = Float[Array, "b _ _"]
 Ids = Int[Array, "b l"]
 Mask = Bool[Array, "b l"]
 
@@ -58,6 +57,8 @@ class TextEncoderConfig:
     """The end-of-text token; 2 (as in old CLIP configs): the largest id of each text."""
     projection: int = 0
     """Features of `pooled` after a projection without bias (CLIP); 0: none."""
+    logits: bool = False
+    """A head over the vocabulary that files of LDM's BERT hold; kept for them, not used."""
     pad_id: int = 1
     """The id that fills texts up: the end-of-text token in SD 1, 0 in SD 2 and in SDXL's second encoder."""
     start_id: int = 0
@@ -91,9 +92,9 @@ class TextEncoder(nn.Module):
 
     config: TextEncoderConfig
 
-    def example_inputs(self) -> tuple[np.ndarray]:
+    def example_inputs(self) -> tuple[Array]:
         """The smallest (ids,) that the network takes."""
-        return (np.zeros((1, 1), np.int32),)
+        return (jnp.zeros((1, 1), jnp.int32),)
 
     def setup(self) -> None:
         c, dtype, init = self.config, jnp.dtype(self.config.dtype), nn.initializers.normal(0.02)
@@ -120,6 +121,8 @@ class TextEncoder(nn.Module):
             self.pooler = nn.Dense(c.width, dtype=dtype)
         if c.projection:
             self.project = nn.Dense(c.projection, use_bias=False, dtype=dtype)
+        if c.logits:
+            self.logits = nn.Dense(c.vocabulary, dtype=dtype)
 
     def _normalise(self, x: Tokens) -> Tokens:
         return self.norm(x.astype(jnp.float32)).astype(x.dtype)
@@ -146,6 +149,8 @@ class TextEncoder(nn.Module):
         c = self.config
         states = self.hidden_states(ids, mask)
         tokens = self._normalise(states[-1]) if c.norm_first else states[-1]
+        if c.logits and self.is_initializing():
+            self.logits(tokens)
         pooled = None
         if c.pooling == "end":
             # argmax takes the first of equals: the first end token, also where texts are filled up with it.

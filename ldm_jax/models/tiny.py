@@ -7,13 +7,12 @@ from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from ldm_jax.errors import InputError
 from ldm_jax.models.layers import conv, rank
 
-Images = Float[Array, "b *space c"]
+Images = Float[Array, "b ... _"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,10 +104,10 @@ class TinyAutoencoder(nn.Module):
 
     config: TinyAutoencoderConfig
 
-    def example_inputs(self) -> tuple[np.ndarray]:
+    def example_inputs(self) -> tuple[Array]:
         """The smallest (x,) that the network takes, an image of one latent position."""
         side = self.config.factor
-        return (np.zeros((1, side, side, self.config.image_channels), np.float32),)
+        return (jnp.zeros((1, side, side, self.config.image_channels), jnp.float32),)
 
     def setup(self) -> None:
         self.encoder = TinyEncoder(self.config)

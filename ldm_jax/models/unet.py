@@ -12,7 +12,6 @@ from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ldm_jax.errors import InputError
@@ -29,7 +28,7 @@ from ldm_jax.models.layers import (
     sinusoidal,
 )
 
-Features = Float[Array, "b *space c"]
+Features = Float[Array, "b ... _"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +105,7 @@ class SpatialTransformer(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Features, context: Float[Array, "b l d"], mask: Bool[Array, "b l"] | None) -> Features:
+    def __call__(self, x: Features, context: Float[Array, "b l d"] | None, mask: Bool[Array, "b l"] | None) -> Features:
         b, *_, c = x.shape
         h = GroupNorm(self.groups, 1e-6, self.dtype, name="norm")(x).reshape(b, -1, c)
         h = nn.Dense(c, dtype=self.dtype, name="in")(h)
@@ -131,18 +130,18 @@ class UNet(nn.Module):
 
     config: UNetConfig
 
-    def example_inputs(self) -> tuple[np.ndarray, np.ndarray, Conditioning]:
+    def example_inputs(self) -> tuple[Array, Array, Conditioning]:
         """A small (z, t, cond) that the network takes; parameters have the same shapes for any size."""
         c = self.config
         side = 2 ** (len(c.channels) - 1)
         ids = 6 if c.added_dim > 6 * c.time_ids_dim else 1
         cond = Conditioning(
-            label=np.zeros(1, np.int32) if c.class_rows else None,
-            context=np.zeros((1, 1, c.context_dim), np.float32) if c.context_dim else None,
-            pooled=np.zeros((1, c.added_dim - ids * c.time_ids_dim), np.float32) if c.added_dim else None,
-            time_ids=np.zeros((1, ids), np.float32) if c.added_dim else None,
+            label=jnp.zeros(1, jnp.int32) if c.class_rows else None,
+            context=jnp.zeros((1, 1, c.context_dim), jnp.float32) if c.context_dim else None,
+            pooled=jnp.zeros((1, c.added_dim - ids * c.time_ids_dim), jnp.float32) if c.added_dim else None,
+            time_ids=jnp.zeros((1, ids), jnp.float32) if c.added_dim else None,
         )
-        return np.zeros((1, side, side, c.in_channels), np.float32), np.zeros(1, np.float32), cond
+        return jnp.zeros((1, side, side, c.in_channels), jnp.float32), jnp.zeros(1, jnp.float32), cond
 
     def _embedding(self, t: Float[Array, "b"], cond: Conditioning) -> Float[Array, "b e"]:
         c, dtype = self.config, jnp.dtype(self.config.dtype)
@@ -173,7 +172,8 @@ class UNet(nn.Module):
         cond: Conditioning = Conditioning(),  # noqa: B008 (an immutable tuple)
     ) -> Features:
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-        if c.context_dim and cond.context is None:
+        context = cond.context
+        if c.context_dim and context is None:
             raise InputError("cond.context: this UNet has cross-attention; give it tokens")
         if cond.image is not None:
             z = jnp.concatenate([z, cond.image], axis=-1)
@@ -189,7 +189,7 @@ class UNet(nn.Module):
             if not c.context_dim:
                 return SpatialAttention(c.heads[level], c.groups, c.epsilon, dtype, name=name)(h)
             transformer = SpatialTransformer(c.heads[level], depth, c.groups, c.remat, dtype, name=name)
-            return transformer(h, cond.context, cond.context_mask)
+            return transformer(h, context, cond.context_mask)
 
         levels = range(len(c.channels))
         h = conv(c.channels[0], z.astype(dtype), dtype, name="conv_in")

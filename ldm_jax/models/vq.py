@@ -9,8 +9,7 @@ import dataclasses
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from ldm_jax.errors import InputError
 from ldm_jax.models.autoencoder import AutoencoderConfig, Decoder, Encoder, Images
@@ -46,10 +45,10 @@ class VQAutoencoder(nn.Module):
 
     config: VQConfig
 
-    def example_inputs(self) -> tuple[np.ndarray]:
+    def example_inputs(self) -> tuple[Array]:
         """The smallest (x,) that the network takes, an image of one latent position."""
         side = self.config.factor
-        return (np.zeros((1, side, side, self.config.image_channels), np.float32),)
+        return (jnp.zeros((1, side, side, self.config.image_channels), jnp.float32),)
 
     def setup(self) -> None:
         c, dtype = self.config, jnp.dtype(self.config.dtype)
@@ -67,7 +66,7 @@ class VQAutoencoder(nn.Module):
         h = self.encoder(x)
         return (self.quant(h) if self.config.quant_conv else h).astype(jnp.float32)
 
-    def indices(self, z: Images) -> Int[Array, "b *space"]:
+    def indices(self, z: Images) -> Int[Array, "b ..."]:
         """The nearest codebook entry of each latent vector."""
         flat = z.reshape(-1, z.shape[-1]).astype(jnp.float32)
         book = self.codebook.astype(jnp.float32)
@@ -77,9 +76,9 @@ class VQAutoencoder(nn.Module):
 
     def quantize(self, z: Images) -> Images:
         """Each latent vector replaced by its nearest codebook entry."""
-        return self.codebook[self.indices(z)].astype(jnp.float32)
+        return jnp.take(self.codebook, self.indices(z), axis=0).astype(jnp.float32)
 
-    def decode(self, z: Images) -> Float[Array, "b *space c"]:
+    def decode(self, z: Images) -> Images:
         """Latents before quantisation to images in float32, about [-1, 1]."""
         h = self.quantize(z)
         if self.config.quant_conv:
