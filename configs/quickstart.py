@@ -1,4 +1,7 @@
-"""Class-conditional Fashion-MNIST at 32 px."""
+"""Class-conditional Fashion-MNIST at 32 px.
+
+    python train.py configs/quickstart.py
+"""
 
 from ldm_jax import Config
 from ldm_jax.config import DataConfig, DiffusionConfig, LossConfig, SamplingConfig, TrainingConfig
@@ -20,7 +23,7 @@ def get_config() -> Config:
         ),
         autoencoder_loss=LossConfig(reconstruction="l1", kl_weight=3e-3),
         autoencoder_training=TrainingConfig(
-            steps=500, learning_rate=2e-3, warmup=50, ema=0.99, sample_every=250, checkpoint_every=250
+            steps=600, learning_rate=2e-3, warmup=50, ema=0.99, sample_every=300, checkpoint_every=300
         ),
         denoiser=DiTConfig(
             patch=2,
@@ -35,7 +38,7 @@ def get_config() -> Config:
         ),
         diffusion=DiffusionConfig(schedule="rectified_flow", prediction="flow", loss="flow", times="logit_normal"),
         denoiser_training=TrainingConfig(
-            steps=1300, learning_rate=1e-3, warmup=50, ema=0.995, sample_every=650, checkpoint_every=325
+            steps=1200, learning_rate=1e-3, warmup=50, ema=0.995, sample_every=600, checkpoint_every=300
         ),
-        sampling=SamplingConfig(sampler="euler", steps=50, guidance=2.5),
+        sampling=SamplingConfig(sampler="euler", steps=25, guidance=2.5),
     )

@@ -47,14 +47,16 @@ def parse_config(args: Sequence[str], default: Config, prog: str) -> Config:
 
 
 def one_line(panel: str) -> str:
-    """The message of one of tyro's panels: what stands between its first two rules, and the option it suggests."""
+    """The message of one of tyro's panels: what follows its title, up to a rule, and the option it suggests."""
     lines = [line.strip(" │|") for line in panel.splitlines()]
-    rules = [i for i, line in enumerate(lines) if line and not line.strip("-─╭╮╰╯ ")]
-    if len(rules) < 2:
-        return " ".join(line for line in lines if line)
-    message = " ".join(line for line in lines[rules[0] + 1 : rules[1]] if line)
-    rest = [line for line in lines[rules[1] + 1 :] if line.startswith("--")]
-    return f"{message} (perhaps {rest[0].split()[0]}?)" if "Unrecognized" in message and rest else message
+    # The first line is the title; a line of dashes is a rule, and so is a border.
+    ruled = [line if line.strip("-─╭╮╰╯ ") else None for line in lines if line][1:]
+    while ruled and ruled[0] is None:
+        ruled.pop(0)
+    end = ruled.index(None) if None in ruled else len(ruled)
+    message = " ".join(line for line in ruled[:end] if line)
+    suggested = [line.split()[0] for line in ruled[end:] if line and line.startswith("--")]
+    return f"{message} (perhaps {suggested[0]}?)" if "Unrecognized" in message and suggested else message
 
 
 def train(args: Sequence[str]) -> int:

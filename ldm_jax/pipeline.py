@@ -116,7 +116,7 @@ class LatentDiffusion:
         side = self.image_size // self.autoencoder.config.factor
         return side, side, self.autoencoder.config.latent_channels
 
-    def encode(self, images: Images, key: Array | None = None) -> Float[Array, "b h w c"]:
+    def encode(self, images: Images, key: Array | None = None) -> Float[Array, "b lh lw lc"]:
         """Images [b h w c] in [-1, 1] to normalised latents: the posterior's mean, or with a key a sample of it."""
         config = self.autoencoder.config
         _, h, w, c = images.shape
@@ -128,7 +128,7 @@ class LatentDiffusion:
         stats = jnp.asarray(self.latent_mean), jnp.asarray(self.latent_std)
         return _encode(self.autoencoder, self.autoencoder_params, *stats, jnp.asarray(images, jnp.float32), key)
 
-    def decode(self, z: Float[Array, "b h w c"]) -> Images:
+    def decode(self, z: Float[Array, "b lh lw lc"]) -> Images:
         """Normalised latents to images in [-1, 1]."""
         stats = jnp.asarray(self.latent_mean), jnp.asarray(self.latent_std)
         return jnp.clip(_decode(self.autoencoder, self.autoencoder_params, *stats, z), -1.0, 1.0)

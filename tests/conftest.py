@@ -20,3 +20,35 @@ import jax
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+import dataclasses
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    """The quickstart, shrunk further: two stages of eight steps on 8 devices."""
+    from ldm_jax.config import load_config, shrink
+
+    config = shrink(load_config(ROOT / "configs" / "quickstart.py"))
+    few = {"steps": 8, "checkpoint_every": 3, "sample_every": 8}
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, limit=64),
+        autoencoder_training=dataclasses.replace(config.autoencoder_training, **few),
+        denoiser_training=dataclasses.replace(config.denoiser_training, **few),
+        sampling=dataclasses.replace(config.sampling, steps=4),
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_config, tmp_path_factory):
+    """The folder of a finished run of `tiny_config`; tests that change it copy it first."""
+    from ldm_jax.training.run import Run
+
+    workdir = tmp_path_factory.mktemp("runs") / "tiny"
+    Run(tiny_config, workdir).train()
+    return workdir

@@ -91,7 +91,7 @@ def encode_all(
 
 def _encode(path: Path, module: Autoencoder, params: Any, loader: Loader, batch_size: int) -> None:
     @jax.jit
-    def moments(params: Any, x: Float[Array, "b h w c"]) -> Float[Array, "b h w m"]:
+    def moments(params: Any, x: Array) -> Array:
         posterior = apply(module, params, x, method="encode")
         return jax.numpy.concatenate(posterior, axis=-1)
 

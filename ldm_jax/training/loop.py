@@ -74,10 +74,11 @@ def fit(
         start, state = 0, strategy.create(init, init_key)
     else:
         start, state = found
+        if start >= config.steps:
+            log.info("%s: finished at step %d", stage, start)
+            checkpoints.close()
+            return state
         log.info("%s: resuming at step %d of %d from %s", stage, start, config.steps, checkpoints.folder)
-    if start >= config.steps:
-        checkpoints.close()
-        return state
 
     # Loops over several fake CPU devices deadlock when steps pile up (JAX 0.10.2), so each one is waited for there.
     wait = jax.default_backend() == "cpu" and jax.device_count() > 1

@@ -1,0 +1,126 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ldm_jax
+from ldm_jax import pipeline
+from ldm_jax.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    return ldm_jax.load(trained)
+
+
+def test_sample_is_a_function_of_key_index_and_label_alone(model):
+    key = jax.random.key(11)
+    labels = [0, 3, 9, 3, 1]
+    whole = model.sample(key, labels=labels, steps=3, guidance=2.0)
+    chex.assert_shape(whole, (5, 32, 32, 1))
+    assert whole.dtype == np.uint8
+    for batch_size in (1, 2, 4):
+        parts = model.sample(key, labels=labels, steps=3, guidance=2.0, batch_size=batch_size)
+        assert np.abs(parts.astype(int) - whole).max() <= 1
+    fewer = model.sample(key, labels=labels[:2], steps=3, guidance=2.0)
+    assert np.abs(fewer.astype(int) - whole[:2]).max() <= 1
+    assert np.abs(whole[1].astype(int) - whole[3]).max() > 1
+    other = model.sample(jax.random.key(12), labels=labels, steps=3, guidance=2.0)
+    assert np.abs(other.astype(int) - whole).max() > 1
+
+
+def test_labels_are_shared_equally(model):
+    # 7 images of two labels: 0 1 0 1 0 1 0, each the same as when its label is written out.
+    a = model.sample(jax.random.key(0), labels=[0, 1], num=7, steps=2)
+    b = model.sample(jax.random.key(0), labels=[0, 1, 0, 1, 0, 1, 0], steps=2)
+    np.testing.assert_array_equal(a, b)
+
+
+def test_one_compilation_serves_every_seed_label_and_guidance(model):
+    model.sample(jax.random.key(0), labels=[1, 2], steps=3, guidance=1.0)
+    before = pipeline._sample._cache_size()
+    for seed, guidance in ((1, 2.0), (2, 7.5), (3, 0)):
+        model.sample(jax.random.key(seed), labels=[seed, 5], steps=3, guidance=guidance)
+    assert pipeline._sample._cache_size() == before
+
+
+def test_old_style_keys_are_taken(model):
+    a = model.sample(jax.random.PRNGKey(3), num=2, steps=2)
+    np.testing.assert_array_equal(a, model.sample(jax.random.key(3), num=2, steps=2))
+
+
+def test_encode_normalises_and_decode_inverts_the_normalisation(model):
+    x = jax.random.uniform(jax.random.key(0), (4, 32, 32, 1), minval=-1.0)
+    z = model.encode(x)
+    chex.assert_shape(z, (4, *model.latent_shape))
+    raw = z * model.latent_std[None, None, None] + model.latent_mean[None, None, None]
+    posterior = model.autoencoder.apply({"params": model.autoencoder_params}, x, method="encode")
+    np.testing.assert_allclose(raw, posterior.mean, atol=1e-4)
+    assert float(jnp.abs(model.encode(x, jax.random.key(1)) - z).max()) > 1e-3
+    image = model.decode(z)
+    chex.assert_shape(image, x.shape)
+    assert float(jnp.abs(image).max()) <= 1.0
+
+
+def test_training_latents_are_normalised(model, trained):
+    from ldm_jax.data import Loader, open_source
+    from ldm_jax.data.source import Subset
+
+    source = open_source("bundled:fashion_mnist")
+    subset = Subset(source, np.linspace(0, len(source) - 1, 64).round().astype(np.int64))
+    loader = Loader(subset, batch_size=8, image_size=32, channels=1, seed=0)
+    _, images, _ = next(loader.in_order(64))
+    z = model.encode(jnp.asarray(images), jax.random.key(0))
+    np.testing.assert_allclose(z.mean(axis=(0, 1, 2)), 0.0, atol=0.05)
+    np.testing.assert_allclose(z.std(axis=(0, 1, 2)), 1.0, atol=0.05)
+
+
+def test_save_and_load_is_the_identity(model, tmp_path):
+    model.save(tmp_path)
+    again = ldm_jax.load(tmp_path)
+    chex.assert_trees_all_equal(model.denoiser_params, again.denoiser_params)
+    chex.assert_trees_all_equal(model.autoencoder_params, again.autoencoder_params)
+    for field in ("denoiser", "autoencoder", "diffusion", "sampling", "class_names", "image_size"):
+        assert getattr(model, field) == getattr(again, field)
+    assert again.class_names[9] == "Ankle boot"
+    a, b = (m.sample(jax.random.key(0), num=2, steps=2) for m in (model, again))
+    np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_every_named_sampler_runs(model, steps):
+    for sampler in ("euler", "ddim", "ddpm", "heun", "dpmpp_2m", "unipc"):
+        out = model.sample(jax.random.key(0), labels=[1], steps=steps, sampler=sampler)
+        chex.assert_shape(out, (1, 32, 32, 1))
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "scaled_linear", "squaredcos_cap_v2"])
+def test_schedules_by_name(schedule):
+    from ldm_jax.config import DiffusionConfig
+    from ldm_jax.diffusion.schedules import Schedule
+
+    made = pipeline.make_schedule(DiffusionConfig(schedule=schedule))
+    assert isinstance(made, Schedule)
+    np.testing.assert_allclose(made.alpha(jnp.zeros(())), 1.0, atol=1e-6)
+    assert float(made.alpha(jnp.ones(()))) < 0.1
+
+
+def test_a_damaged_model_is_one_line(model, tmp_path):
+    model.save(tmp_path)
+    weights = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
+    data = weights.read_bytes()
+    for damage in (data[: len(data) // 2], b"", b"\xff" * 64):
+        weights.write_bytes(damage)
+        with pytest.raises(InputError) as caught:
+            ldm_jax.load(tmp_path)
+        assert "\n" not in str(caught.value)
+    weights.write_bytes(data)
+    (tmp_path / "model_index.json").write_text('{"_class_name": "LatentDiffusion", "vae": []}')
+    with pytest.raises(InputError, match="lacks image_size"):
+        ldm_jax.load(tmp_path)
+
+
+def test_wrong_image_sizes(model):
+    with pytest.raises(InputError, match="multiples of 4"):
+        model.encode(jnp.zeros((1, 30, 32, 1)))

@@ -1,0 +1,87 @@
+"""Real processes: killed, stopped, started again, on one device as a laptop has it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import CACHE, ROOT
+
+ARGS = ["configs/quickstart.py", "--smoke", "--data.limit", "64"]
+
+
+def start(workdir, *args):
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    env |= {"JAX_COMPILATION_CACHE_DIR": str(CACHE / "processes"), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-W", "error::DeprecationWarning:ldm_jax", "train.py", *ARGS, "--workdir", str(workdir)]
+    return subprocess.Popen(
+        [*command, *args], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process, timeout=300):
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+def wait_for(workdir, stage, step, process, timeout=300):
+    """Waits until the stage's metrics have reached the step."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline and process.poll() is None:
+        path = workdir / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        if any(f'"stage": "{stage}", "step": {step},' in line for line in lines):
+            return
+        time.sleep(0.005)
+    pytest.fail(f"{stage} did not reach step {step}: {finish(process)}")
+
+
+def weights(workdir):
+    return {p.parent.name: p.read_bytes() for p in sorted((workdir / "model").rglob("*.safetensors"))}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A run that nobody disturbs, and what it printed."""
+    workdir = tmp_path_factory.mktemp("alone")
+    code, out, err = finish(start(workdir))
+    assert code == 0, err
+    assert f"samples: {workdir}" in out
+    return workdir
+
+
+def test_killed_at_any_moment_and_started_again_it_ends_the_same(alone, tmp_path):
+    # Right after a checkpoint began (8), in the middle (13), early in the second stage (2) and late in it (20).
+    for stage, step in (("autoencoder", 8), ("autoencoder", 13), ("denoiser", 2), ("denoiser", 20)):
+        process = start(tmp_path)
+        wait_for(tmp_path, stage, step, process)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    code, _, err = finish(start(tmp_path))
+    assert code == 0, err
+    assert "resuming at step" in err
+    assert len(weights(alone)) == 2
+    assert weights(tmp_path) == weights(alone)
+    for stage in ("autoencoder", "denoiser"):
+        lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+        assert [x["step"] for x in lines if x["stage"] == stage] == list(range(1, 25))
+
+
+def test_a_signal_saves_and_exits_with_3(alone, tmp_path):
+    process = start(tmp_path)
+    wait_for(tmp_path, "autoencoder", 3, process)
+    process.send_signal(signal.SIGTERM)
+    code, _, err = finish(process)
+    assert code == 3
+    assert "stopped at step" in err
+    assert "Traceback" not in err
+    saved = [int(p.name) for p in (tmp_path / "autoencoder").iterdir() if p.name.isdigit()]
+    assert max(saved) >= 3
+    assert max(saved) < 24
+    code, _, err = finish(start(tmp_path))
+    assert code == 0, err
+    assert weights(tmp_path) == weights(alone)

@@ -1,0 +1,131 @@
+"""Whole runs in this process, on 8 devices."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from ldm_jax.errors import InputError
+from ldm_jax.training.parallel import make_strategy
+from ldm_jax.training.run import Run, flat
+
+
+def weights(workdir):
+    return {p.parent.name: p.read_bytes() for p in sorted((workdir / "model").rglob("*.safetensors"))}
+
+
+def test_what_a_run_leaves_behind(trained, tiny_config):
+    lines = [json.loads(x) for x in (trained / "metrics.jsonl").read_text().splitlines()]
+    for stage in ("autoencoder", "denoiser"):
+        mine = [x for x in lines if x["stage"] == stage]
+        assert [x["step"] for x in mine] == list(range(1, 9))
+        assert all(np.isfinite(x["loss"]) for x in mine)
+        assert (trained / "samples" / f"{stage}-0000008.png").is_file()
+        assert any((trained / stage).glob("[0-9]*"))
+        assert any((trained / "tensorboard" / stage).iterdir())
+    assert json.loads((trained / "config.json").read_text())["denoiser"]["num_classes"] == 10
+    index = json.loads((trained / "model" / "model_index.json").read_text())
+    assert index["_class_name"] == "LatentDiffusion"
+    assert len(json.loads((trained / "model" / "vae" / "config.json").read_text())["latents_mean"]) == 4
+
+
+def test_a_damaged_checkpoint_costs_nothing_but_time(trained, tiny_config, tmp_path, caplog):
+    copy = shutil.copytree(trained, tmp_path / "copy")
+    before = weights(copy)
+    shutil.rmtree(copy / "model")
+    largest = max((p for p in (copy / "denoiser" / "8").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-100])
+    Run(tiny_config, copy).train()
+    assert "is damaged" in caplog.text
+    assert "denoiser: resuming at step 6 of 8" in caplog.text
+    assert weights(copy) == before
+    steps = [json.loads(x)["step"] for x in (copy / "metrics.jsonl").read_text().splitlines() if "denoiser" in x]
+    assert steps == list(range(1, 9))
+
+
+def test_stages_apart_give_the_same_model(trained, tiny_config, tmp_path):
+    workdir = tmp_path / "apart"
+    Run(tiny_config, workdir).train("autoencoder")
+    assert not (workdir / "model" / "transformer").exists()
+    assert weights(workdir)["vae"] == weights(trained)["vae"]
+    Run(tiny_config, workdir).train("denoiser")
+    assert weights(workdir) == weights(trained)
+
+
+def test_fsdp_learns_what_pmap_learns(trained, tiny_config, tmp_path):
+    workdir = tmp_path / "fsdp"
+    Run(dataclasses.replace(tiny_config, parallel="fsdp"), workdir).train()
+    for a, b in zip(losses(trained), losses(workdir), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3)
+
+
+def losses(workdir):
+    return [json.loads(x)["loss"] for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_flips_accumulation_and_images_without_labels(tiny_config, tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "noise.npz", images=rng.integers(0, 255, (40, 20, 24, 3), dtype=np.uint8))
+    config = dataclasses.replace(
+        tiny_config,
+        data=dataclasses.replace(tiny_config.data, source=f"npz:{tmp_path / 'noise.npz'}", flip=True),
+        autoencoder=dataclasses.replace(tiny_config.autoencoder, image_channels=3, sigmoid_output=True),
+        autoencoder_loss=dataclasses.replace(tiny_config.autoencoder_loss, reconstruction="bce"),
+        autoencoder_training=dataclasses.replace(tiny_config.autoencoder_training, steps=2, accumulate=2),
+        denoiser_training=dataclasses.replace(tiny_config.denoiser_training, steps=2),
+    )
+    run = Run(config, tmp_path / "run")
+    run.train()
+    moments = np.load(tmp_path / "run" / "latents" / "moments.npy")
+    assert moments.shape == (36, 2, 8, 8, 8)
+    assert not np.allclose(moments[:, 0], moments[:, 1])
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["denoiser"]["num_classes"] == 0
+
+
+def test_a_changed_autoencoder_means_new_latents(trained, tiny_config, tmp_path, caplog):
+    copy = shutil.copytree(trained, tmp_path / "copy")
+    longer = dataclasses.replace(tiny_config.autoencoder_training, steps=9)
+    Run(dataclasses.replace(tiny_config, autoencoder_training=longer), copy).train("autoencoder")
+    assert "encoding 64 images into latents" in caplog.text
+    caplog.clear()
+    Run(dataclasses.replace(tiny_config, autoencoder_training=longer), copy).train("autoencoder")
+    assert "encoding" not in caplog.text
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tiny_config, tmp_path):
+    training = dataclasses.replace(tiny_config.autoencoder_training, learning_rate=1e30, clip=0.0, warmup=0)
+    with pytest.raises(FloatingPointError, match="loss is"):
+        Run(dataclasses.replace(tiny_config, autoencoder_training=training), tmp_path).train("autoencoder")
+
+
+def test_same_losses_on_one_and_on_eight_devices(tiny_config, tmp_path, monkeypatch):
+    """Both stages, 20 steps, to 1e-4 relative; what differs is the number of devices alone."""
+    from ldm_jax.training import run as module
+
+    config = dataclasses.replace(
+        tiny_config,
+        autoencoder_training=dataclasses.replace(tiny_config.autoencoder_training, steps=20, sample_every=20),
+        denoiser_training=dataclasses.replace(tiny_config.denoiser_training, steps=20, sample_every=20),
+    )
+    found = {}
+    for count in (1, 8):
+        chosen = jax.devices()[:count]
+        monkeypatch.setattr(module, "make_strategy", lambda name, step, d=chosen: make_strategy(name, step, d))
+        Run(config, tmp_path / str(count)).train()
+        found[count] = losses(tmp_path / str(count))
+    assert len(found[1]) == 40
+    np.testing.assert_allclose(found[1], found[8], rtol=1e-4)
+
+
+def test_bad_input_before_anything_is_written(tiny_config, tmp_path):
+    few = dataclasses.replace(tiny_config, data=dataclasses.replace(tiny_config.data, batch_size=12))
+    with pytest.raises(InputError, match="must be a multiple of 8"):
+        Run(few, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_flat_names_are_dotted():
+    assert flat({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a.b": 1, "a.c.d": 2, "e": 3}
