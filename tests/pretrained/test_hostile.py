@@ -1,0 +1,417 @@
+"""Files that lie: each is refused with one line, and nothing in them runs."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import io
+import json
+import os
+import pickle
+import pickletools
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import published
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ldm_jax.errors import InputError
+from ldm_jax.pretrained import load_part
+from ldm_jax.pretrained.folders import find_weights, open_file
+from ldm_jax.pretrained.pickles import Pickled
+from ldm_jax.pretrained.tensors import Safetensors, Shards, read
+
+NAME = "ldm_bert"
+
+
+def refused(call, *words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 1000
+    for word in words:
+        assert word in message, message
+
+
+def safetensors(header: dict | bytes, data: bytes = b"", length: int | None = None) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return (len(text) if length is None else length).to_bytes(8, "little") + text + data
+
+
+ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x01\x02",
+        safetensors({"a": ENTRY}, bytes(4)),
+        safetensors({"a": ENTRY}, bytes(12)),
+        safetensors({"a": ENTRY}, bytes(8), length=2**63),
+        safetensors({"a": ENTRY}, bytes(8), length=99_999_999),
+        safetensors(b"not json", bytes(8)),
+        safetensors(b"[1]", bytes(8)),
+        safetensors(b"[" * 100_000, bytes(8)),
+        safetensors({"a": {**ENTRY, "shape": [2**40, 2**40]}}, bytes(8)),
+        safetensors({"a": {**ENTRY, "shape": [-2]}}, bytes(8)),
+        safetensors({"a": {**ENTRY, "shape": [2.0]}}, bytes(8)),
+        safetensors({"a": {**ENTRY, "shape": "2"}}, bytes(8)),
+        safetensors({"a": {**ENTRY, "data_offsets": [8, 0]}}, bytes(8)),
+        safetensors({"a": {**ENTRY, "data_offsets": [0, 8, 9]}}, bytes(8)),
+        safetensors({"a": {**ENTRY, "data_offsets": [2**61, 2**61 + 8]}}, bytes(8)),
+        safetensors({"a": {**ENTRY, "dtype": "F8_E4M3"}}, bytes(8)),
+        safetensors({"a": {**ENTRY, "dtype": ["F32"]}}, bytes(8)),
+        safetensors({"a": ENTRY, "b": ENTRY}, bytes(8)),
+        safetensors({"a": ENTRY, "b": {**ENTRY, "data_offsets": [12, 20]}}, bytes(20)),
+        safetensors({"a": 3}, bytes(8)),
+    ],
+)
+def test_safetensors_that_lie(content, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    refused(lambda: Safetensors(path), "model.safetensors")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_damaged_safetensors(tmp_path_factory, data):
+    """Any byte changed, any tail cut: the file is read as it says, or refused; no other error, no other length."""
+    whole = safetensors({"a": ENTRY, "b": {**ENTRY, "shape": [1, 1], "data_offsets": [8, 12]}}, bytes(range(12)))
+    place = data.draw(st.integers(0, len(whole) - 1))
+    kept = data.draw(st.integers(0, len(whole)))
+    damaged = bytearray(whole)
+    damaged[place] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / "fuzz.safetensors"
+    path.write_bytes(bytes(damaged[:kept]))
+    try:
+        tensors = Safetensors(path)
+        for name, info in tensors.info.items():
+            assert read(tensors, name).shape == info.shape
+    except InputError as error:
+        assert "\n" not in str(error)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=200))
+def test_headers_of_noise(tmp_path_factory, noise):
+    path = tmp_path_factory.getbasetemp() / "noise.safetensors"
+    path.write_bytes(safetensors(noise))
+    with contextlib.suppress(InputError):
+        Safetensors(path)
+
+
+def test_a_tensor_missing_left_over_or_of_another_shape(tmp_path):
+    folder = published.write(NAME, tmp_path)
+    file = folder / published.description(NAME)["file"]
+    from safetensors.numpy import save_file
+
+    whole = published.tensors(NAME)
+    name = min(whole)
+    save_file({k: v for k, v in whole.items() if k != name}, file)
+    refused(lambda: load_part(folder), "lacks 1 tensors", name)
+    _, params = load_part(folder, ignore=(name,))
+    assert any(not np.any(leaf) for leaf in _leaves(params))
+
+    save_file({**whole, "extra.weight": np.zeros(2, np.float32)}, file)
+    refused(lambda: load_part(folder), "has besides 1 tensors", "extra.weight")
+    load_part(folder, ignore=("extra.*",))
+
+    save_file({**whole, name: whole[name][:-1]}, file)
+    refused(lambda: load_part(folder), name, "shape")
+
+    save_file({**whole, name: whole[name].astype(np.int32)}, file)
+    refused(lambda: load_part(folder), name, "int32")
+
+
+def _leaves(tree):
+    import jax
+
+    return jax.tree.leaves(tree)
+
+
+def sharded(folder: Path, names: dict[str, str] | None = None, keep: int = 2) -> Path:
+    """The model in two shards with an index; names replaces shard names in the index."""
+    from safetensors.numpy import save_file
+
+    published.write(NAME, folder)
+    (folder / published.description(NAME)["file"]).unlink()
+    whole = published.tensors(NAME)
+    files = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    halves = [dict(list(whole.items())[::2]), dict(list(whole.items())[1::2])]
+    for file, half in list(zip(files, halves, strict=True))[:keep]:
+        save_file(half, folder / file)
+    places = {key: (names or {}).get(file, file) for file, half in zip(files, halves, strict=True) for key in half}
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return index
+
+
+def test_shards(tmp_path):
+    sharded(tmp_path / "shards")
+    _, params = load_part(tmp_path / "shards")
+    _, whole = load_part(published.write(NAME, tmp_path / "whole"))
+    for one, two in zip(_leaves(params), _leaves(whole), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_a_shard_missing(tmp_path):
+    sharded(tmp_path, keep=1)
+    refused(lambda: load_part(tmp_path), "model-00002-of-00002.safetensors", "missing")
+
+
+@pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", "..\\x", "", ".", ".."])
+def test_an_index_that_leaves_its_folder(name, tmp_path):
+    (tmp_path / "secret.safetensors").write_bytes(safetensors({"a": ENTRY}, bytes(8)))
+    index = sharded(tmp_path / "part", {"model-00002-of-00002.safetensors": name})
+    refused(lambda: Shards(index, open_file), "not a plain file name")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}', "{" * 9999])
+def test_an_index_that_is_none(text, tmp_path):
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text(text)
+    refused(lambda: Shards(path, open_file), "model.safetensors.index.json")
+
+
+def test_an_index_that_disagrees_with_its_shards(tmp_path):
+    index = sharded(tmp_path)
+    record = json.loads(index.read_text())
+    name = min(record["weight_map"])
+    index.write_text(json.dumps({"weight_map": {**record["weight_map"], "ghost": "model-00001-of-00002.safetensors"}}))
+    refused(lambda: load_part(tmp_path), "ghost")
+    del record["weight_map"][name]
+    index.write_text(json.dumps(record))
+    refused(lambda: load_part(tmp_path), name)
+
+
+def test_variants(tmp_path):
+    from safetensors.numpy import save_file
+
+    folder = published.write(NAME, tmp_path)
+    (folder / "model.safetensors").rename(folder / "model.fp16.safetensors")
+    assert find_weights(folder).name == "model.fp16.safetensors"
+    save_file(published.tensors(NAME), folder / "model.non_ema.safetensors")
+    refused(lambda: find_weights(folder), "fp16, non_ema")
+    assert find_weights(folder, "fp16").name == "model.fp16.safetensors"
+    refused(lambda: find_weights(folder, "bf16"), "fp16, non_ema")
+    save_file(published.tensors(NAME), folder / "model.safetensors")
+    assert find_weights(folder).name == "model.safetensors"
+    refused(lambda: find_weights(tmp_path / "nowhere"), "no weights")
+
+
+def test_configs_that_are_wrong(tmp_path):
+    refused(lambda: load_part(tmp_path), "config.json")
+    folder = published.write("unet_sd1", tmp_path / "unet")
+    for change, words in (
+        ({"_class_name": "UNet3D"}, ("UNet3D",)),
+        ({"act_fn": "mish"}, ("act_fn", "mish")),
+        ({"block_out_channels": "x"}, ("block_out_channels",)),
+        ({"block_out_channels": [8, 2**40]}, ("block_out_channels",)),
+        ({"cross_attention_norm": "layer_norm"}, ("cross_attention_norm",)),
+        ({"attention_head_dim": 3}, ("heads",)),
+        ({"norm_num_groups": None}, ("norm_num_groups",)),
+    ):
+        published.write("unet_sd1", folder, **change)
+        refused(lambda: load_part(folder), *words)
+
+
+# Pickles, as torch.save writes them: a zip with NAME/data.pkl and NAME/data/KEY.
+
+
+class _Storage:
+    def __init__(self, kind: str, key: str, count: int) -> None:
+        self.kind, self.key, self.count = kind, key, count
+
+
+class _Global:
+    """Pickles as a reference to module.name."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self.module, self.name = module, name
+
+
+class _Call:
+    def __init__(self, module: str, name: str, *args) -> None:
+        self.target, self.args = _Global(module, name), args
+
+
+class _Writer(pickle._Pickler):  # type: ignore[name-defined]
+    """Writes references and calls without importing what they name."""
+
+    def persistent_id(self, obj):
+        if isinstance(obj, _Storage):
+            return ("storage", _Global("torch", obj.kind), obj.key, "cpu", obj.count)
+        return None
+
+    def save(self, obj, save_persistent_id=True):
+        if isinstance(obj, _Global):
+            self.write(b"c" + f"{obj.module}\n{obj.name}\n".encode())
+        elif isinstance(obj, _Call):
+            self.save(obj.target)
+            self.save(obj.args)
+            self.write(pickle.REDUCE)
+        else:
+            super().save(obj, save_persistent_id)
+
+
+def tensor(
+    key: str, shape: tuple[int, ...], strides: tuple[int, ...], count: int, offset: int = 0, kind="FloatStorage"
+):
+    storage = _Storage(kind, key, count)
+    hooks = _Call("collections", "OrderedDict")
+    return _Call("torch._utils", "_rebuild_tensor_v2", storage, offset, shape, strides, False, hooks)
+
+
+def checkpoint(path: Path, tree, data: dict[str, bytes], compress: int = zipfile.ZIP_STORED) -> Path:
+    buffer = io.BytesIO()
+    _Writer(buffer, 2).dump(tree)
+    with zipfile.ZipFile(path, "w", compress) as archive:
+        archive.writestr("archive/data.pkl", buffer.getvalue(), zipfile.ZIP_STORED)
+        for key, value in data.items():
+            archive.writestr(f"archive/data/{key}", value)
+    return path
+
+
+def test_a_checkpoint(tmp_path):
+    values = np.arange(6, dtype=np.float32)
+    half = np.arange(3, dtype=np.float16)
+    tree = {
+        "state_dict": {
+            "a.weight": tensor("0", (2, 3), (3, 1), 6),
+            "b": tensor("0", (3, 2), (1, 3), 6),
+            "c": tensor("0", (2,), (1,), 6, 3),
+            "d": tensor("0", (), (), 6, 5),
+            "e": tensor("1", (3,), (1,), 3, kind="HalfStorage"),
+        },
+        "epoch": 3,
+        "callbacks": [_Call("pytorch_lightning.callbacks", "ModelCheckpoint")],
+        "hyper_parameters": _Call("omegaconf.dictconfig", "DictConfig", {"x": 1}),
+    }
+    path = checkpoint(tmp_path / "model.ckpt", tree, {"0": values.tobytes(), "1": half.tobytes()})
+    tensors = Pickled(path)
+    grid = values.reshape(2, 3)
+    expected = {"a.weight": grid, "b": grid.T, "c": values[3:5], "d": values[5], "e": half}
+    assert set(tensors.info) == {f"state_dict.{name}" for name in expected}
+    for name, value in expected.items():
+        found = read(tensors, f"state_dict.{name}")
+        assert found.dtype == value.dtype
+        np.testing.assert_array_equal(found, value)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        _Call("os", "system", "touch RAN"),
+        _Call("posix", "system", "touch RAN"),
+        _Call("builtins", "eval", "open('RAN', 'w')"),
+        _Call("builtins", "exec", "open('RAN', 'w')"),
+        _Call("subprocess", "Popen", ["touch", "RAN"]),
+        _Call("torch", "load", "x"),
+        _Call("torch._utils", "__import__", "os"),
+        _Call("numpy.core.multiarray", "_reconstruct"),
+        _Call("collections", "namedtuple", "a", "b"),
+        _Call("omegaconf", "../../os.system", "touch RAN"),
+        _Global("os", "environ"),
+        _Call("pytorch_lightning_evil", "run", "touch RAN"),
+    ],
+)
+def test_pickles_that_run_code(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = checkpoint(tmp_path / "evil.ckpt", {"state_dict": call}, {})
+    try:
+        assert Pickled(path).info == {}
+    except InputError as error:
+        assert "refused" in str(error)
+    assert not (tmp_path / "RAN").exists()
+
+
+class _Exploit:
+    def __reduce__(self):
+        return os.system, ("touch RAN",)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_pickles_of_every_protocol(protocol, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    program = pickle.dumps({"a": _Exploit(), "b": [collections.OrderedDict()]}, protocol)
+    assert any(op.name in ("GLOBAL", "STACK_GLOBAL") for op, *_ in pickletools.genops(program))
+    with zipfile.ZipFile("evil.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", program)
+    refused(lambda: Pickled(tmp_path / "evil.pth"), "system")
+    assert not (tmp_path / "RAN").exists()
+
+
+@pytest.mark.parametrize(
+    ("tree", "data"),
+    [
+        ({"a": tensor("0", (2, 3), (3, 1), 7)}, {"0": bytes(24)}),
+        ({"a": tensor("0", (2, 4), (4, 1), 6)}, {"0": bytes(24)}),
+        ({"a": tensor("0", (2, 3), (3, 1), 6, 1)}, {"0": bytes(24)}),
+        ({"a": tensor("0", (2, 3), (3, 1), 6, -1)}, {"0": bytes(24)}),
+        ({"a": tensor("0", (2**30, 2**30), (0, 0), 6)}, {"0": bytes(24)}),
+        ({"a": tensor("0", (2, 3), (3,), 6)}, {"0": bytes(24)}),
+        ({"a": tensor("0", (-1,), (1,), 6)}, {"0": bytes(24)}),
+        ({"a": tensor("9", (2,), (1,), 2)}, {"0": bytes(8)}),
+        ({"a": tensor("../../etc/passwd", (2,), (1,), 2)}, {"0": bytes(8)}),
+        ({"a": tensor("0", (2,), (1,), 2, kind="UntypedStorage")}, {"0": bytes(8)}),
+        ({"a": _Call("torch._utils", "_rebuild_tensor_v2", 1, 2, 3, 4)}, {}),
+        ({"a": _Call("torch._utils", "_rebuild_tensor_v2")}, {}),
+    ],
+)
+def test_checkpoints_that_lie(tree, data, tmp_path):
+    refused(lambda: Pickled(checkpoint(tmp_path / "x.ckpt", tree, data)), "x.ckpt")
+
+
+def test_zip_bombs(tmp_path):
+    tree = {"a": tensor("0", (2**24,), (1,), 2**24)}
+    path = checkpoint(tmp_path / "bomb.ckpt", tree, {"0": bytes(2**26)}, zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 2**17
+    refused(lambda: Pickled(path), "compressed")
+
+    with zipfile.ZipFile(tmp_path / "program.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(65 << 20))
+    refused(lambda: Pickled(tmp_path / "program.ckpt"), "at most")
+
+    with zipfile.ZipFile(tmp_path / "none.ckpt", "w") as archive:
+        archive.writestr("something", b"")
+    refused(lambda: Pickled(tmp_path / "none.ckpt"), "data.pkl")
+    (tmp_path / "old.ckpt").write_bytes(pickle.dumps({"a": 1}))
+    refused(lambda: Pickled(tmp_path / "old.ckpt"), "no zip file")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_damaged_checkpoints(tmp_path_factory, data):
+    folder = tmp_path_factory.getbasetemp()
+    path = checkpoint(folder / "fuzz.ckpt", {"a": tensor("0", (2, 3), (3, 1), 6)}, {"0": bytes(range(24))})
+    whole = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(bytes(whole[: data.draw(st.integers(len(whole) // 2, len(whole)))]))
+    try:
+        tensors = Pickled(path)
+        for name, info in tensors.info.items():
+            assert read(tensors, name).shape == info.shape
+    except InputError as error:
+        assert "\n" not in str(error)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=120))
+def test_programs_of_noise(tmp_path_factory, program):
+    path = tmp_path_factory.getbasetemp() / "noise.ckpt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", program)
+    with contextlib.suppress(InputError):
+        Pickled(path)
+
+
+def test_other_endings(tmp_path):
+    (tmp_path / "model.h5").write_bytes(struct.pack("<Q", 3))
+    refused(lambda: open_file(tmp_path / "model.h5"), "model.h5", ".safetensors")
+    refused(lambda: open_file(tmp_path / "nothing.safetensors"), "not a file")
