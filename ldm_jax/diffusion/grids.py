@@ -6,10 +6,12 @@ of a schedule. All end at t = 0 unless told otherwise. Everything is computed on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -71,14 +73,12 @@ def _indices(index: np.ndarray, total: int) -> Grid:
 
 def _range(schedule: Schedule, low: float | None, high: float | None) -> tuple[float, float]:
     """The smallest and largest sigma / alpha: given, EDM's own, or those of a table's first and last step."""
+    ends = (0.0, math.inf)
     if isinstance(schedule, EDM):
         ends = (schedule.sigma_min, schedule.sigma_max)
     elif isinstance(schedule, DiscreteBetas):
-        logs = schedule.log_alphas()[[1, -1]]
-        with np.errstate(divide="ignore"):
-            ends = tuple(np.sqrt(np.expm1(-2.0 * logs)))
-    else:
-        ends = (0.0, np.inf)
+        first, last = np.sqrt(np.expm1(-2.0 * schedule.log_alphas()[[1, -1]]))
+        ends = (float(first), float(last))
     low, high = (ends[0] if low is None else low), (ends[1] if high is None else high)
     if not 0 < low < high < np.inf:
         raise ValueError(f"sigma_min, sigma_max: ({low}, {high}) are not two finite levels; give both for {schedule!r}")

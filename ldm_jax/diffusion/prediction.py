@@ -168,7 +168,7 @@ def split_learned(output: Float[Array, "b ... twice_c"]) -> tuple[Float[Array, "
 
 
 def clip_x0(
-    estimate: Estimate,
+    estimate: Estimate | LearnedEstimate,
     z_t: Float[Array, "b ..."],
     alpha: Float[Array, "*b"],
     sigma: Float[Array, "*b"],
@@ -176,7 +176,7 @@ def clip_x0(
     percentile: float | None = None,
     maximum: float = float("inf"),
     consistent: bool = True,
-) -> Estimate:
+) -> Estimate | LearnedEstimate:
     """The estimate with x0 kept within [-limit, limit], or thresholded dynamically; for pixels, not for latents.
 
     percentile (0.995, say): each example's x0 is clipped to that quantile s of |x0| and divided by s, where s lies in

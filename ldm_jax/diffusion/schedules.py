@@ -66,8 +66,9 @@ def time(schedule: Schedule, logsnr: Times) -> Times:
 
     In closed form (or by the table) where the schedule has `time`, else by bisection of [0, 1].
     """
-    if hasattr(schedule, "time"):
-        return schedule.time(logsnr)
+    own = getattr(schedule, "time", None)
+    if own is not None:
+        return own(logsnr)
     wanted = jnp.asarray(logsnr)
 
     def halve(_, bounds):
@@ -82,7 +83,8 @@ def time(schedule: Schedule, logsnr: Times) -> Times:
 
 def timestep(schedule: Schedule, t: Times) -> Times:
     """t in the units that networks of this schedule take: indices 0..N-1, 1000 t for flows, log(sigma) / 4 for EDM."""
-    return schedule.timestep(t) if hasattr(schedule, "timestep") else 1000.0 * t
+    own = getattr(schedule, "timestep", None)
+    return 1000.0 * t if own is None else own(t)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,6 +44,7 @@ def ddpm(variance: Literal["small", "large", "learned"] = "small") -> Sampler:
         estimate = denoise(z, at.t)
         a, b = point(at.schedule, at.t), point(at.schedule, at.s)
         kept, fresh = split_noise(a, b, 1.0)
+        assert fresh is not None
         clean = b.sigma == 0
         large = jnp.maximum(a.sigma**2 - (a.alpha / b.alpha * b.sigma) ** 2, 0.0)
         if variance == "learned":

@@ -114,7 +114,9 @@ def run(denoise, sampler, schedule, grid, z, key, *, noise=None, observe=None, r
                 latest["estimate"] = result
             return result
 
-        draw = (lambda k: normal(keys, z, index, k)) if noise is None else (lambda k: noise(index, k))
+        def draw(k):
+            return normal(keys, z, index, k) if noise is None else noise(index, k)
+
         at = Step(t, s, index, count, schedule, draw)
         after, state = sampler.step(evaluate, z, state, at)
         after = after.astype(z.dtype)

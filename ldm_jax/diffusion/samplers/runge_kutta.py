@@ -12,7 +12,7 @@ The same ODE in three variables, each with d y / d u linear in the estimate:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +93,7 @@ def move(denoise, z, t, s, schedule: Schedule, tableau: Tableau, variable: Varia
     scale = own.scale(t)
     y = z / jnp.where(scale == 0, 1.0, scale)
     slopes = []
-    first = None
+    first: Any = None
     for node, row in zip(tableau.nodes, tableau.matrix, strict=True):
         if node == 0.0:
             at, stage = t, z
