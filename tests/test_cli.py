@@ -13,6 +13,11 @@ from tests.conftest import ROOT
 QUICKSTART = str(ROOT / "configs" / "quickstart.py")
 
 
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
 @pytest.fixture
 def config_file(tiny_config, tmp_path):
     path = tmp_path / "tiny.json"
@@ -143,13 +148,13 @@ def test_sample_writes_png_npz_and_folder(trained, tmp_path, capfd):
     assert images.dtype == np.uint8
     assert sorted(labels) == [3, 3, 3, 7, 7, 7]
     assert run("sample", [*common, "--labels", "3", "7", "--out", str(tmp_path / "grid" / "a.png")]) == 0
-    grid = np.asarray(Image.open(tmp_path / "grid" / "a.png"))
+    grid = pixels(tmp_path / "grid" / "a.png")
     assert grid.shape == (96, 64)
     np.testing.assert_array_equal(grid[:32, 32:64], images[1, ..., 0])
     assert run("sample", [*common, "--label", "3", "--out", str(tmp_path / "many")]) == 0
     files = sorted((tmp_path / "many").iterdir())
     assert [f.name for f in files] == [f"{i:06d}.png" for i in range(6)]
-    np.testing.assert_array_equal(np.asarray(Image.open(files[0])), images[0, ..., 0])
+    np.testing.assert_array_equal(pixels(files[0]), images[0, ..., 0])
 
 
 @pytest.mark.parametrize(

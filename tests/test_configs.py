@@ -52,4 +52,5 @@ def test_trains_when_shrunk(path, photos, tmp_path):
     )
     assert config.data.batch_size % jax.device_count() == 0
     picture = Run(config, tmp_path).train()
-    assert Image.open(picture).size[0] >= config.data.image_size
+    with Image.open(picture) as image:
+        assert image.size[0] >= config.data.image_size

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import logging
+import zlib
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from ldm_jax.training.step import TrainState
 
 log = logging.getLogger("ldm_jax")
+
+
+def digests(state: TrainState) -> dict[str, int]:
+    """CRC-32 of every array that this process holds whole, by path: Orbax does not notice changed bytes."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {
+        jax.tree_util.keystr(path): zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).reshape(-1))
+        for path, leaf in leaves
+        if leaf.is_fully_addressable
+    }
 
 
 class Checkpoints:
@@ -25,7 +37,8 @@ class Checkpoints:
 
     def save(self, step: int, state: TrainState) -> None:
         """Begins to save; returns once the arrays are copied, before they are on disk."""
-        self._manager.save(step, args=ocp.args.StandardSave(state))
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), digests=ocp.args.JsonSave(digests(state)))
+        self._manager.save(step, args=args)
 
     def restore(self, template: Any) -> tuple[int, TrainState] | None:
         """The newest whole checkpoint as (step, state), or None.
@@ -35,8 +48,11 @@ class Checkpoints:
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                state = self._manager.restore(step, args=ocp.args.StandardRestore(template))
-                return step, jax.block_until_ready(state)
+                args = ocp.args.Composite(state=ocp.args.StandardRestore(template), digests=ocp.args.JsonRestore())
+                found = self._manager.restore(step, args=args)
+                if digests(found.state) != found.digests:
+                    raise ValueError("its arrays are not the ones that were saved")
+                return step, found.state
             except Exception as error:
                 aside = self.folder.parent / f"{self.folder.name}-damaged-{step}"
                 reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
