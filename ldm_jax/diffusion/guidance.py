@@ -91,7 +91,7 @@ def classifier_free(
     Guiding eps or x0 is the same thing, as the two are affine in each other at fixed z.
 
     rescale: by how much, in [0, 1], v's standard deviation is brought back to the conditional one's, Lin et al. 2023
-    (arXiv 2305.08891), eq. 15 and 16; needs the schedule. channels: guide the first few only, as DiT, SiT and
+    (arXiv 2305.08891), section 3.4; needs the schedule. channels: guide the first few only, as DiT, SiT and
     LightningDiT do with three.
     """
     plain = isinstance(rescale, int | float) and rescale == 0
@@ -189,7 +189,7 @@ def autoguidance(
 ) -> Denoise:
     """Guidance by a worse version of the same model: weaker + scale (denoise - weaker).
 
-    Karras et al. 2024 (arXiv 2406.02507), eq. 5: a smaller or less trained network with the same condition.
+    Karras et al. 2024 (arXiv 2406.02507), section 3: a smaller or less trained network with the same condition.
     """
     return classifier_free(lambda z, t: Branches(denoise(z, t), weaker(z, t)), scale, interval)
 
@@ -221,7 +221,7 @@ def classifier(
 def compose(unconditional: Denoise, conditionals: Sequence[Denoise], scales: Sequence[Scale]) -> Denoise:
     """Several conditions at once: unconditional + sum_i scale_i (conditional_i - unconditional).
 
-    Liu et al. 2022 (arXiv 2206.01714), eq. 11 (conjunction); a negative scale is a negation.
+    Liu et al. 2022 (arXiv 2206.01714), conjunction; a negative scale is a negation.
     """
     if len(conditionals) != len(scales):
         raise ValueError(f"scales: {len(scales)} of them for {len(conditionals)} conditionals")

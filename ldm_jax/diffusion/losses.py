@@ -31,7 +31,7 @@ def distance(
 ) -> Float[Array, "b"]:
     """The mean distance of each example: (a - b)^2, |a - b|, or the smooth sqrt((a - b)^2 + delta^2) - delta.
 
-    The last is the pseudo-Huber loss of Song & Dhariwal 2023 (arXiv 2310.14189), eq. 8, element by element.
+    The last is the pseudo-Huber loss of Song & Dhariwal 2023 (arXiv 2310.14189), section 3.3, element by element.
     """
     error = output - target
     if kind == "squared":
@@ -64,7 +64,7 @@ def weight(
     alpha: Float[Array, "*b"],
     sigma: Float[Array, "*b"],
     *,
-    gamma: float = 5.0,
+    gamma: float | None = None,
     k: float = 1.0,
     sigma_data: float = 0.5,
     bias: float = -3.0,
@@ -72,21 +72,24 @@ def weight(
 ) -> Float[Array, "*b"]:
     """The factor on the squared error of a network of `kind` at noise level (alpha, sigma), of any shape.
 
-    With snr = alpha^2 / sigma^2:
+    With snr = alpha^2 / sigma^2, and gamma = 5 by default, or 1 for p2, as in the papers:
 
     simple        1, whatever the kind
     min_snr       min(snr, gamma) on x0's error: Hang et al. 2023 (arXiv 2303.09556), section 3.4
-    soft_min_snr  gamma snr / (snr + gamma) on x0's error: Crowson et al. 2024 (arXiv 2401.11605), section 4
-    p2            1 / (k + snr)^gamma on eps' error: Choi et al. 2022 (arXiv 2204.00227), eq. 8 (gamma = 1 there)
-    edm           (rho^2 + s^2) / (rho s)^2 on x0's error, rho = sigma / alpha, s = sigma_data: Karras et al. 2022,
-    tab. 1 v             1 on v's error: Salimans & Ho 2022 (arXiv 2202.00512), section 4, "SNR+1" sigmoid
-    -dlogsnr/dt / 2 sigmoid(bias - logsnr) on eps' error: Kingma & Gao 2023 (arXiv 2303.00848), eq. 13 and
-                  table 1; SiD2, Hoogeboom et al. 2024 (arXiv 2410.19324), section 3. Needs dlogsnr_dt at the times, see
+    soft_min_snr  gamma snr / (snr + gamma) on x0's error: Crowson et al. 2024 (arXiv 2401.11605)
+    p2            1 / (k + snr)^gamma on eps' error: Choi et al. 2022 (arXiv 2204.00227), eq. 8
+    edm           (rho^2 + s^2) / (rho s)^2 on x0's error, rho = sigma / alpha, s = sigma_data: Karras et al. 2022
+                  (arXiv 2206.00364), table 1
+    v             1 on v's error: Salimans & Ho 2022 (arXiv 2202.00512), section 4, "SNR+1"
+    sigmoid       -dlogsnr/dt / 2 sigmoid(bias - logsnr) on eps' error: Kingma & Gao 2023 (arXiv 2303.00848), table 1;
+                  SiD2, Hoogeboom et al. 2024 (arXiv 2410.19324), section 3. Needs dlogsnr_dt at the times, see
                   `dlogsnr`; left out, its factor is 1
 
     Where the kind's error says nothing about x0 (eps at alpha = 0, x0 at sigma = 0) the weight is that limit or 0.
     """
     a2, s2 = alpha**2, sigma**2
+    if gamma is None:
+        gamma = 1.0 if name == "p2" else 5.0
     if name == "simple":
         return jnp.ones_like(a2)
     if name == "min_snr":
@@ -184,5 +187,5 @@ def noise_offset(keys: Array, noise: Float[Array, "b ... c"], strength: float = 
 
 
 def input_perturbation(keys: Array, noise: Float[Array, "b ..."], gamma: float = 0.1) -> Float[Array, "b ..."]:
-    """The noise to make z_t of, eps + gamma n; the target keeps eps. Ning et al. 2023 (arXiv 2301.11706), alg. 3."""
+    """The noise to make z_t of, eps + gamma n; the target keeps eps. Ning et al. 2023 (arXiv 2301.11706)."""
     return noise + gamma * _draws(keys, noise.shape[1:], noise.dtype)

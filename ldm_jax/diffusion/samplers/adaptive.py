@@ -46,7 +46,7 @@ def sample_adaptive(
 ) -> Any:
     """DPM-Solver-12: steps of order 2 in lam = log(alpha / sigma), as long as the first-order step agrees.
 
-    Lu et al. 2022 (arXiv 2206.00927), appendix C.2, with its defaults; form x0 is DPM-Solver++'s. denoise: (z [b ...],
+    Lu et al. 2022 (arXiv 2206.00927), appendix C, with its defaults; form x0 is DPM-Solver++'s. denoise: (z [b ...],
     t [b]) -> Estimate: every example has its own step size, so its path doesn't depend on the batch; examples that have
     arrived are evaluated on, and left alone, until all have. start, end: times with finite logsnr, or start at pure
     noise, which is left at the smallest time whose logsnr is finite. The end is followed by no step to t = 0: pass

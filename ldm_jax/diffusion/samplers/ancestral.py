@@ -88,7 +88,7 @@ def lcm(timestep_scaling: float = 10.0, sigma_data: float = 0.5) -> Sampler:
 
 def tcd(eta: float = 0.3, table: int | None = None) -> Sampler:
     """Trajectory consistency sampling: DDIM's step to (1 - eta) s, then noise up to s. Zheng et al. 2024 (arXiv
-    2402.19159), algorithm 4, with gamma = eta in [0, 1].
+    2402.19159), strategic stochastic sampling, with gamma = eta in [0, 1].
 
     table: the number of training steps, if the intermediate time is to be rounded down to one of them, as the networks
     were trained; the sampler then ends at the table's first step, with no noise added there.

@@ -190,7 +190,7 @@ def dpmpp_3m(rule: Rule = "exact", lower_order_final: bool = True) -> Sampler:
 
 
 def dpmpp_2m_sde(eta: float = 1.0, rule: Rule = "midpoint", s_noise: float = 1.0) -> Sampler:
-    """SDE-DPM-Solver++(2M), Lu et al. 2022 (arXiv 2211.01095), eq. 18; k-diffusion's eta. One evaluation a step."""
+    """SDE-DPM-Solver++(2M), Lu et al. 2022 (arXiv 2211.01095), section 5; k-diffusion's eta. One evaluation a step."""
     return multistep(2, "x0", rule=rule, eta=eta, s_noise=s_noise)
 
 
@@ -200,7 +200,7 @@ def dpmpp_3m_sde(eta: float = 1.0, rule: Rule = "exact", s_noise: float = 1.0) -
 
 
 def deis(order: Literal[1, 2, 3] = 3, lower_order_final: bool = False) -> Sampler:
-    """DEIS in log rho, Zhang & Chen 2022 (arXiv 2204.13902), eq. 15. Order as given, one evaluation a step.
+    """DEIS in log rho, Zhang & Chen 2022 (arXiv 2204.13902), rho-AB. Order as given, one evaluation a step.
 
     The polynomial in log rho integrated over rho is the exact mean under e^-lam: the multistep DPM-Solver in eps.
     """
@@ -234,7 +234,7 @@ def unipc(
 
     The evaluation at a predicted z first corrects that z (UniC, an implicit exponential rule through order + 1 nodes)
     and then predicts the next (UniP). From order 3 (predictor) and 2 (corrector) on, B(h) cancels and both are the
-    exact means of `mean_weights`; below, eq. 8's coefficient is fixed at 1/2 and B(h) matters. Order `order` + 1 with
+    exact means of `mean_weights`; below, the one coefficient is fixed at 1/2 and B(h) matters. Order `order` + 1 with
     the corrector, after its start-up. skip_corrector: steps whose prediction is left uncorrected.
     """
     if variant not in ("bh1", "bh2"):
@@ -242,7 +242,7 @@ def unipc(
     rate = 1.0 if form == "x0" else -1.0
 
     def gain(width: Array) -> Array:
-        """What eq. 8's coefficient 1/2 is multiplied by, once DDIM's own factor is divided out."""
+        """What the coefficient 1/2 is multiplied by, once DDIM's own factor is divided out."""
         if variant == "bh2":
             return jnp.ones_like(width)
         safe = jnp.where((width == 0) | ~jnp.isfinite(width), 1.0, width)

@@ -77,7 +77,7 @@ def dpmpp_sde(eta: float = 1.0, middle: float = 0.5, s_noise: float = 1.0) -> Sa
     """k-diffusion's DPM-Solver++ SDE: like `dpmpp_2s_ancestral`, with noise in the inner stage, too.
 
     The stage is an ancestral step to the middle; the step then takes the mean prediction of both. Lu et al. 2022 (arXiv
-    2211.01095), section 6, has the SDE. Two evaluations a step; the two noises are drawn independently.
+    2211.01095), section 5, has the SDE. Two evaluations a step; the two noises are drawn independently.
     """
     share = 0.5 / middle
 
@@ -232,9 +232,9 @@ def pndm(
 ) -> Sampler:
     """Pseudo numerical methods: DDIM's step with Adams-Bashforth's mean of the last four eps.
 
-    Liu et al. 2022 (arXiv 2202.09778), eq. 11 to 13. The weights are those of equal steps, whatever the grid; order 2.
+    Liu et al. 2022 (arXiv 2202.09778), section 3. The weights are those of equal steps, whatever the grid; order 2.
     warmup: how the first three steps get by without a past: lower orders (none; one evaluation a step), latent
-    diffusion's PLMS, whose first step is Heun's (heun), or three Runge-Kutta steps (runge_kutta, eq. 12). The last two
+    diffusion's PLMS, whose first step is Heun's (heun), or three Runge-Kutta steps (runge_kutta). The last two
     evaluate more often than the grid has steps, so they take a grid from `pndm_grid`. bases: for each evaluation, the
     time at which to take the coefficients of where its step starts, if not the time it started at.
     """
