@@ -148,10 +148,11 @@ def invert(
 ) -> Float[Array, "b ..."]:
     """DDIM inversion: from z at the grid's end up to its start, so that `sample` with ddim() leads back to z.
 
-    Song et al. 2020 (arXiv 2010.02502), section 4.3; Mokady et al. 2022 (arXiv 2211.09794), section 3. grid: the descending
-    one of the sampler. The step up needs the prediction at its end, and takes the one at its start; refine > 0 repairs
-    that by so many fixed-point iterations a step, one evaluation each (Pan et al. 2023, arXiv 2309.04907). The first
-    evaluation is at the grid's last time: where that is 0, kinds that say nothing there (x0) want a small time instead.
+    Song et al. 2020 (arXiv 2010.02502), section 4.3; Mokady et al. 2022 (arXiv 2211.09794), section 3. grid: the
+    descending one of the sampler. The step up needs the prediction at its end, and takes the one at its start; refine
+    > 0 repairs that by so many fixed-point iterations a step, one evaluation each (Pan et al. 2023, arXiv 2309.04907).
+    The first evaluation is at the grid's last time: where that is 0, kinds that say nothing there (x0) want a small
+    time instead.
     """
 
     def step(evaluate, z, state, at):

@@ -268,7 +268,8 @@ class Shifted:
     """Another schedule with its noise-to-signal ratio multiplied by s at every t: logsnr - 2 log s.
 
     On RectifiedFlow this is t -> s t / (1 + (s - 1) t), Esser et al. 2024 (arXiv 2403.03206), eq. 23; on Cosine it is
-    the shift of Hoogeboom et al. 2023 (arXiv 2301.11093), section 3.1. A table of betas can't be shifted past its last step.
+    the shift of Hoogeboom et al. 2023 (arXiv 2301.11093), section 3.1. A table of betas can't be shifted past its last
+    step.
     """
 
     base: Schedule

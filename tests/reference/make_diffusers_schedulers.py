@@ -67,8 +67,8 @@ def trajectory(config: dict, steps: int, options: dict, wide: bool) -> np.ndarra
         scheduler = cls(**{key: value for key, value in config.items() if key != "_class_name"})
         scheduler.set_timesteps(steps, **options)
         if hasattr(scheduler, "set_begin_index"):
-            # Without it a scheduler whose first two timesteps are equal starts at the second, and ends in an
-            IndexError. scheduler.set_begin_index(0)
+            # Without it a scheduler whose first two timesteps are equal starts at the second, and runs out of sigmas.
+            scheduler.set_begin_index(0)
         x = torch.tensor(noise(-1), dtype=dtype) * getattr(scheduler, "init_noise_sigma", 1.0)
         seen = []
         for timestep in scheduler.timesteps:

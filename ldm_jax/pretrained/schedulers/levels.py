@@ -42,7 +42,6 @@ OWN: dict[str, dict[str, Any]] = {
     "TCD": {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"},
     "HeunDiscrete": {"beta_start": 0.00085, "beta_end": 0.012},
     "KDPM2Discrete": {"beta_start": 0.00085, "beta_end": 0.012},
-    "KDPM2AncestralDiscrete": {"beta_start": 0.00085, "beta_end": 0.012},
     "DPMSolverSinglestep": {"lower_order_final": False},
     "EDMEuler": {"sigma_min": 0.002, "sigma_max": 80.0},
     "EDMDPMSolverMultistep": {"sigma_min": 0.002, "sigma_max": 80.0},
@@ -53,7 +52,7 @@ class Config(dict):
     """A scheduler's config with the class's defaults filled in; a missing or null entry is the default."""
 
     def __init__(self, config: dict[str, Any]):
-        name = config.get("_class_name")
+        name = str(config.get("_class_name"))
         super().__init__(DEFAULTS | {k: v for k, v in config.items() if v is not None})
         self.name = name
         self.steps = self["num_train_timesteps"]

@@ -84,7 +84,7 @@ def _rows(schedule: Schedule, prediction: AnyKind) -> tuple[dict[str, tuple[str,
         }
         euler = {name: (cls, options | {"shift": s}) for name, (cls, options) in ON_FLOWS.items()}
         return euler | solvers, {"num_train_timesteps": int(base.scale)}
-    names = {ours: theirs for theirs, ours in PREDICTIONS.items() if ours != "flow"}
+    names: dict[Any, str] = {ours: theirs for theirs, ours in PREDICTIONS.items() if ours != "flow"}
     if prediction not in names:
         raise InputError(f"prediction: {prediction!r} is not one of {', '.join(names)}, which diffusers has on betas")
     if isinstance(schedule, DiscreteBetas):
