@@ -85,11 +85,20 @@ def build(tensors: Tensors, source: Source, dtype: np.dtype | None) -> np.ndarra
     for name, view in source.views(array).items():
         if name not in tensors.info:
             continue
+        share, shares = source.share
         shape = tensors.info[name].shape
+        shape = (shape[0] // shares, *shape[1:]) if shape else shape
         # A view again: only axes of size 1 come or go.
         target = view.reshape(shape) if view.shape != shape else view
         for place, piece in tensors.chunks(name):
-            target[place] = piece
+            if shares == 1:
+                target[place] = piece
+                continue
+            # The rows of this piece that are ours, counted from our first row.
+            first = place.start - share * shape[0]
+            begin, end = max(first, 0), min(first + len(piece), shape[0])
+            if begin < end:
+                target[begin:end] = piece[begin - first : end - first]
         if source.copies:
             break
     return array

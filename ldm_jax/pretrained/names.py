@@ -3,7 +3,8 @@
 A rule pairs a published prefix with one of our paths. `{i}`, `{j}`, `{k}` stand for the same numbers on both sides;
 `{~i}` on the published side counts from the other end of the levels; `{*}` on the published side means that every
 block has a copy of its own. Several published prefixes are joined along our last axis (separate q, k, v there, one
-matrix here).
+matrix here). A published prefix that ends in `#k/n` means the k-th of n equal shares along the tensor's first axis (one
+matrix there, separate q, k, v here).
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ class Source(NamedTuple):
     """Our shape."""
     copies: bool
     patch: int
+    share: tuple[int, int] = (0, 1)
+    """(k, n): ours is the k-th of n shares of the published tensor, along its first axis."""
 
     def views(self, array: np.ndarray) -> dict[str, np.ndarray]:
         """Our array, or its parts, in the published shapes; all of them views."""
@@ -82,7 +85,8 @@ class Source(NamedTuple):
         shape = self.shape
         if not self.copies:
             shape = (*shape[:-1], shape[-1] // len(self.names)) if shape else shape
-        return published_shape(shape, self.layout, self.patch)
+        shape = published_shape(shape, self.layout, self.patch)
+        return (shape[0] * self.share[1], *shape[1:]) if self.share[1] > 1 else shape
 
 
 @functools.lru_cache(maxsize=4096)
@@ -99,8 +103,22 @@ def _published(name: str, numbers: Numbers, found: Mapping[str, str]) -> tuple[s
     return tuple(name.replace("{*}", str(i)) for i in range(numbers.blocks))
 
 
-def match(path: str, table: Sequence[Rule], numbers: Numbers) -> tuple[tuple[str, ...], Layout, bool] | None:
-    """(published names, layout, whether they are copies) of one of our paths, or None where no rule has it."""
+class Found(NamedTuple):
+    """What a rule says of one of our paths."""
+
+    names: tuple[str, ...]
+    layout: Layout = "same"
+    copies: bool = False
+    share: tuple[int, int] = (0, 1)
+
+
+def _share(prefix: str) -> tuple[str, tuple[int, int]]:
+    name, _, share = prefix.partition("#")
+    return name, (int(share[0]), int(share[2])) if share else (0, 1)
+
+
+def match(path: str, table: Sequence[Rule], numbers: Numbers) -> Found | None:
+    """The published names of one of our paths, or None where no rule has it."""
     parent, _, leaf = path.rpartition("/")
     for rule in table:
         bare = "" in rule.layer
@@ -109,9 +127,12 @@ def match(path: str, table: Sequence[Rule], numbers: Numbers) -> tuple[tuple[str
             continue
         spec = rule.layer["" if bare else leaf]
         prefixes = (rule.published,) if isinstance(rule.published, str) else rule.published
+        (prefixes, shares) = zip(*map(_share, prefixes), strict=True)
         names = tuple(name for prefix in prefixes for name in _published(prefix, numbers, found.groupdict()))
         copies = any("{*}" in prefix for prefix in prefixes)
-        return tuple(f"{name}.{spec.name}" if spec.name else name for name in names), spec.layout, copies
+        # A leaf's name may begin with an underscore: in_proj_weight is not in_proj.weight.
+        dot = "" if spec.name.startswith("_") or not spec.name else "."
+        return Found(tuple(f"{name}{dot}{spec.name}" for name in names), spec.layout, copies, shares[0])
     return None
 
 
@@ -131,13 +152,13 @@ def sources(module: nn.Module, table: Sequence[Rule] | None, numbers: Numbers = 
     """Where every tensor of a module comes from; table None: our own format, each under its own path."""
     result, owner = {}, {}
     for path, shape in flat_shapes(module).items():
-        found = ((path,), "same", False) if table is None else match(path, table, numbers)
+        found = Found((path,)) if table is None else match(path, table, numbers)
         if found is None:
             raise InputError(f"model: no rule of the name map has {path}")
-        names, layout, copies = found
-        result[path] = Source(names, layout, shape, copies, numbers.patch)
-        for name in names:
-            if name in owner:
-                raise InputError(f"model: the name map sends {path} and {owner[name]} to {name}")
-            owner[name] = path
+        result[path] = Source(found.names, found.layout, shape, found.copies, numbers.patch, found.share)
+        for name in found.names:
+            place = name, found.share[0]
+            if place in owner:
+                raise InputError(f"model: the name map sends {path} and {owner[place]} to {name}")
+            owner[place] = path
     return result

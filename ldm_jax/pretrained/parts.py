@@ -169,6 +169,7 @@ def published_tensors(params: Any, wanted: dict[str, Source]) -> dict[str, tuple
         odd = min(flat.keys() ^ wanted.keys())
         raise InputError(f"params: {odd} is {'not in the network' if odd in flat else 'missing'}")
     made: dict[str, tuple[Info, Any]] = {}
+    shares: dict[str, dict[int, Any]] = {}
     for path, source in wanted.items():
         value = flat[path]
         if tuple(value.shape) != source.shape:
@@ -177,6 +178,10 @@ def published_tensors(params: Any, wanted: dict[str, Source]) -> dict[str, tuple
             info = Info(np.dtype(value.dtype), source.published_shape())
             # One tensor is on the host at a time, each made when its turn comes to be written.
             made[name] = info, lambda value=value, source=source, name=name: source.views(np.asarray(value))[name]
+            if source.share[1] > 1:
+                shares.setdefault(name, {})[source.share[0]] = made[name][1]
+                parts = shares[name]
+                made[name] = info, lambda parts=parts: np.concatenate([parts[k]() for k in sorted(parts)])
     return made
 
 

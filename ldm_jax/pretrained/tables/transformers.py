@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from ldm_jax.models import DiT, DiTConfig, MMDiT, MMDiTConfig
 from ldm_jax.pretrained.formats import Fields, Format
 from ldm_jax.pretrained.layouts import EMBED, LINEAR, NORM, PATCH, TABLE
 from ldm_jax.pretrained.names import Numbers, Rule, Table, under
-from ldm_jax.pretrained.tensors import Tensors, read
+from ldm_jax.pretrained.tensors import Info, Tensors, read
 
 DIFFUSERS_BLOCK: Table = (
     Rule(".norm1.linear", "/modulation", LINEAR),
@@ -233,3 +235,48 @@ SD3 = Format(
     lambda config: JOINT,
     lambda config: Numbers(blocks=config.depth, patch=config.patch),
 )
+
+PUBLISHED_HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
+"""Heads of DiT-S, B, L and XL by width."""
+
+
+def original_table(config: DiTConfig) -> Table:
+    """The name map of a DiT, SiT or LightningDiT file."""
+    return (*ORIGINAL, *(SWIGLU if config.mlp == "swiglu" else GELU))
+
+
+def original_config(info: Mapping[str, Info], heads: int | None = None) -> DiTConfig:
+    """The network of a DiT, SiT or LightningDiT file, from names and shapes; heads follow from the published widths.
+
+    t is in the network's own units: 0..999 for DiT, 0..1 for SiT and LightningDiT.
+    """
+    names = ("x_embedder.proj.weight", "final_layer.linear.weight", "blocks.0.attn.qkv.weight")
+    for name in names:
+        if name not in info:
+            raise InputError(f"model: the file lacks {name}")
+    patches, out = info[names[0]].shape, info[names[1]].shape
+    if len(patches) != 4 or len(out) != 2 or not patches[2]:
+        raise InputError(f"model: x_embedder.proj.weight has shape {patches}, which is no DiT's")
+    width, channels, patch, _ = patches
+    if heads is None and width not in PUBLISHED_HEADS:
+        raise InputError(f"heads: a DiT of width {width} is none of the published ones; name its heads")
+    found = (re.match(r"blocks\.(\d+)\.", name) for name in info)
+    depth = max(int(m[1]) for m in found if m) + 1
+    labels = info.get("y_embedder.embedding_table.weight")
+    rms = "blocks.0.norm1.weight" in info
+    return DiTConfig(
+        in_channels=channels,
+        out_channels=out[0] // patch**2,
+        patch=patch,
+        width=width,
+        depth=depth,
+        heads=PUBLISHED_HEADS[width] if heads is None else heads,
+        num_classes=labels.shape[0] - 1 if labels else 0,
+        norm="rms" if rms else "layer",
+        norm_scale=rms,
+        mlp="swiglu" if "blocks.0.mlp.w12.weight" in info else "gelu",
+        # LightningDiT has RMSNorm and RoPE together in every published config.
+        rope=rms,
+        qk_norm="blocks.0.attn.q_norm.weight" in info,
+        time_scale=1.0,
+    )

@@ -1,0 +1,136 @@
+"""Prompts to token ids, from a folder's files alone: CLIP's byte-pair encoding and BERT's word pieces."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer as Pipeline
+
+from ldm_jax.errors import InputError
+from ldm_jax.pretrained.tensors import read_json
+
+
+class TokenIds(NamedTuple):
+    """Ids of a batch of texts, all of one length."""
+
+    ids: Int[np.ndarray, "b l"]
+    mask: Bool[np.ndarray, "b l"]
+    """True where a token is not filling."""
+
+
+CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+"""What CLIP calls a word: contractions, runs of letters, single digits, runs of anything else."""
+
+
+class Tokenizer:
+    """Texts to ids as transformers' tokenizer of the same folder gives them."""
+
+    def __init__(self, pipeline: Pipeline, length: int, pad: str) -> None:
+        pad_id = pipeline.token_to_id(pad)
+        if pad_id is None:
+            raise InputError(f"tokenizer: its padding token {pad!r} is not in its vocabulary")
+        pipeline.no_padding()
+        pipeline.no_truncation()
+        self._pipeline, self.length, self.pad_id = pipeline, length, pad_id
+
+    def __call__(self, texts: Sequence[str], length: int | None = None, pad: bool = True) -> TokenIds:
+        """Ids [b l] int32 and mask: cut to `length` (the model's own where None), end token kept.
+
+        pad: fill all up to `length`, as diffusers' pipelines do; False: to the longest of the batch.
+        """
+        length = self.length if length is None else length
+        self._pipeline.enable_truncation(length)
+        rows = [encoding.ids for encoding in self._pipeline.encode_batch(list(texts))]
+        self._pipeline.no_truncation()
+        width = length if pad else max(map(len, rows), default=0)
+        ids = np.full((len(rows), width), self.pad_id, np.int32)
+        mask = np.zeros((len(rows), width), bool)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = row
+            mask[i, : len(row)] = True
+        return TokenIds(ids, mask)
+
+
+def _content(value: Any, default: str) -> str:
+    if isinstance(value, dict):
+        value = value.get("content", default)
+    return value if isinstance(value, str) else default
+
+
+def load_tokenizer(folder: str | Path) -> Tokenizer:
+    """The tokenizer of a folder: tokenizer.json, or vocab.json and merges.txt (CLIP), or vocab.txt (BERT)."""
+    folder = Path(folder)
+    settings: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            settings |= read_json(folder / name)
+    bert = (folder / "vocab.txt").is_file()
+    try:
+        if (folder / "tokenizer.json").is_file():
+            pipeline = Pipeline.from_file(str(folder / "tokenizer.json"))
+            bert = pipeline.token_to_id("[CLS]") is not None
+        elif bert:
+            pipeline = _bert(folder, settings)
+        elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+            pipeline = _clip(folder)
+        else:
+            raise InputError(
+                f"tokenizer: {folder} has neither tokenizer.json nor vocab.json and merges.txt nor vocab.txt"
+            )
+    except InputError:
+        raise
+    except Exception as error:  # the tokenizers library raises bare Exceptions
+        raise InputError(f"tokenizer: {folder} can't be read ({str(error).splitlines()[0][:160]})") from error
+    limit = settings.get("model_max_length")
+    length = limit if type(limit) is int and 0 < limit <= 8192 else 512 if bert else 77
+    return Tokenizer(pipeline, length, _content(settings.get("pad_token"), "[PAD]" if bert else "<|endoftext|>"))
+
+
+def _clip(folder: Path) -> Pipeline:
+    vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+    merges = [tuple(line.split()) for line in lines if line.strip() and not line.startswith("#version")]
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    model = models.BPE(
+        vocab=vocabulary,
+        merges=merges,  # type: ignore[arg-type]
+        continuing_subword_prefix="",
+        end_of_word_suffix="</w>",
+        unk_token=end,
+    )
+    pipeline = Pipeline(model)
+    pipeline.normalizer = normalizers.Sequence(  # type: ignore[assignment]
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    pipeline.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
+        [
+            pre_tokenizers.Split(Regex(CLIP_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    pipeline.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    ids = vocabulary[start], vocabulary[end]
+    pipeline.add_special_tokens([start, end])
+    pipeline.post_processor = processors.RobertaProcessing(  # type: ignore[assignment]
+        sep=(end, ids[1]), cls=(start, ids[0]), add_prefix_space=False, trim_offsets=False
+    )
+    return pipeline
+
+
+def _bert(folder: Path, settings: dict[str, Any]) -> Pipeline:
+    lines = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
+    vocabulary = {word: i for i, word in enumerate(line.rstrip("\r") for line in lines) if word}
+    lower = settings.get("do_lower_case", True)
+    pipeline = Pipeline(models.WordPiece(vocab=vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
+    pipeline.normalizer = normalizers.BertNormalizer(lowercase=bool(lower))  # type: ignore[assignment]
+    pipeline.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
+    ids = [(word, vocabulary[word]) for word in ("[CLS]", "[SEP]")]
+    pipeline.add_special_tokens([word for word in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if word in vocabulary])
+    pipeline.post_processor = processors.BertProcessing(sep=ids[1], cls=ids[0])  # type: ignore[assignment]
+    return pipeline
