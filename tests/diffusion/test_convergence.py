@@ -117,7 +117,7 @@ def test_order(name):
 @pytest.mark.parametrize("name", [name for name, (_, _, limited) in RULES.items() if limited])
 def test_start_up_limits(name):
     """Without the short first steps, the first step's order 1 (2 with UniPC's corrector) leaves h^2 (h^3)."""
-    sampler, order, limited = RULES[name]
+    sampler, _, limited = RULES[name]
     with jax.enable_x64(True):
         found = errors(sampler, COUNTS, plain)
     assert all(slope(COUNTS, error) > limited - 0.25 for error in found)

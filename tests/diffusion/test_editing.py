@@ -19,7 +19,7 @@ def test_strength_is_the_share_of_the_steps():
     np.testing.assert_array_equal(editing.strength_grid(grid, 1.0), grid)
     np.testing.assert_array_equal(editing.strength_grid(grid, 0.3), grid[7:])
     assert editing.strength_grid(grid, 0.01).shape == (2,)
-    with pytest.raises(ValueError, match="strength: 0.0 is not in"):
+    with pytest.raises(ValueError, match=r"strength: 0\.0 is not in"):
         editing.strength_grid(grid, 0.0)
 
 

@@ -75,8 +75,10 @@ def test_channels():
 
 
 def test_learned_variance_is_the_conditional_ones():
-    learned = lambda z, t: Branches(*(LearnedEstimate(*b, jnp.full_like(z, i)) for i, b in enumerate(PAIR(z, t))))  #
-    noqa: E731 assert float(guidance.classifier_free(learned, 4.0)(Z, T).variance.max()) == 0.0
+    def learned(z, t):
+        return Branches(*(LearnedEstimate(*b, jnp.full_like(z, i)) for i, b in enumerate(PAIR(z, t))))
+
+    assert float(guidance.classifier_free(learned, 4.0)(Z, T).variance.max()) == 0.0
 
 
 def test_rescale_restores_the_deviation():

@@ -78,7 +78,7 @@ def test_distances():
 
 
 def test_hybrid_bound():
-    """Zero for the true x0 and the posterior's variance; larger for any other; its gradient moves the variance alone."""
+    """Zero for the true x0 and the posterior's variance; larger for others; its gradient is the variance's alone."""
     schedule = DiscreteBetas("linear", 1e-4, 0.02)
     keys = jax.random.split(jax.random.key(0), 2)
     x0, eps = (jax.random.normal(k, (3, 5)) for k in keys)

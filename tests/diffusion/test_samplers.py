@@ -221,8 +221,11 @@ def test_a_denoiser_may_remember():
 def test_the_type_of_z_stays(dtype):
     z = jax.ShapeDtypeStruct((2, 2), dtype)
     for name, make in S.SAMPLERS.items():
-        go = lambda z: S.sample(lambda z, t: Estimate(z, z), make(), Cosine(), grids.linspace(4), z, KEY)  # noqa:
-        B023, E731 assert jax.eval_shape(go, z).dtype == dtype, name
+        sampler = make()
+        out = jax.eval_shape(
+            lambda z, own=sampler: S.sample(lambda z, t: Estimate(z, z), own, Cosine(), grids.linspace(4), z, KEY), z
+        )
+        assert out.dtype == dtype, name
 
 
 def test_euler_is_the_same_in_all_variables_on_a_flow():

@@ -108,7 +108,7 @@ def test_shift_multiplies_the_noise():
         np.testing.assert_allclose(ratio, 2.5, rtol=2e-3)
     flow = schedules.shift(RectifiedFlow(), 3.0)
     np.testing.assert_allclose(flow.sigma(t), 3 * t / (1 + 2 * t), rtol=1e-6)
-    with pytest.raises(ValueError, match="s: 0.0 is not a positive number"):
+    with pytest.raises(ValueError, match=r"s: 0\.0 is not a positive number"):
         schedules.shift(RectifiedFlow(), 0.0)
 
 
