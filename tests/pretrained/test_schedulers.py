@@ -305,6 +305,7 @@ def test_dynamic_shift_needs_the_tokens():
         (config("DDIM", prediction_type="noise"), 10, None, "prediction_type: 'noise' is not one of epsilon"),
         (config("DDIM", timestep_spacing="even"), 10, None, "timestep_spacing: 'even' is not one of"),
         (config("LMSDiscrete", use_karras_sigmas=True, use_beta_sigmas=True), 10, None, "use_beta_sigmas: True"),
+        (config("DPMSolverSDE"), 10, "diffusers", "compat: 'diffusers' is not accepted for DPMSolverSDEScheduler"),
         (config("LCM"), 100, None, "num_steps: 100 is more than original_inference_steps: 50"),
         (config("DPMSolverMultistep", algorithm_type="sde-dpmsolver"), 10, None, "algorithm_type"),
     ],
@@ -313,6 +314,15 @@ def test_what_is_wrong_is_said_in_one_line(own, steps, compat, message):
     with pytest.raises(InputError, match=message) as caught:
         from_diffusers_scheduler(own, steps, compat)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["KDPM2AncestralDiscrete", "DPMSolverSDE"])
+def test_schedulers_with_noise_of_their_own_are_read(name):
+    plan = from_diffusers_scheduler(config(name, use_karras_sigmas=True), 8)
+    z = plan.initial(jax.random.normal(jax.random.key(0), (1, 2)))
+    out = samplers.sample(plan.denoise(network), plan.sampler, plan.schedule, plan.grid, z, jax.random.key(1))
+    assert np.all(np.isfinite(out))
+    assert final(plan) == 0.0
 
 
 def test_a_network_with_learned_variance_is_taken_apart():

@@ -42,6 +42,8 @@ OWN: dict[str, dict[str, Any]] = {
     "TCD": {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"},
     "HeunDiscrete": {"beta_start": 0.00085, "beta_end": 0.012},
     "KDPM2Discrete": {"beta_start": 0.00085, "beta_end": 0.012},
+    "KDPM2AncestralDiscrete": {"beta_start": 0.00085, "beta_end": 0.012},
+    "DPMSolverSDE": {"beta_start": 0.00085, "beta_end": 0.012},
     "DPMSolverSinglestep": {"lower_order_final": False},
     "EDMEuler": {"sigma_min": 0.002, "sigma_max": 80.0},
     "EDMDPMSolverMultistep": {"sigma_min": 0.002, "sigma_max": 80.0},

@@ -247,6 +247,17 @@ def _unipc(c: Config, compat: bool) -> Sampler:
     return samplers.unipc(c["solver_order"], variant, form, c["lower_order_final"], skip_corrector=skipped)
 
 
+def _own_noise(reader: Callable[[Config, int, bool], SamplingPlan]) -> Callable[[Config, int, bool], SamplingPlan]:
+    """Schedulers whose stages lie where the noise left them, or whose noise is a Brownian path: not retraced."""
+
+    def read(c: Config, n: int, compat: bool) -> SamplingPlan:
+        if compat:
+            raise InputError(f"compat: 'diffusers' is not accepted for {c.name}Scheduler, whose noise isn't retraced")
+        return reader(c, n, compat)
+
+    return read
+
+
 READERS: dict[str, Callable[[Config, int, bool], SamplingPlan]] = {
     "DDIM": _ddim,
     "DDPM": _ddpm,
@@ -256,6 +267,8 @@ READERS: dict[str, Callable[[Config, int, bool], SamplingPlan]] = {
     "EulerAncestralDiscrete": _in_sigma(lambda c: samplers.euler_ancestral()),
     "HeunDiscrete": _in_sigma(lambda c: samplers.heun("rho")),
     "KDPM2Discrete": _in_sigma(lambda c: samplers.dpm_2(), middles=True),
+    "KDPM2AncestralDiscrete": _own_noise(_in_sigma(lambda c: samplers.dpm_2_ancestral())),
+    "DPMSolverSDE": _own_noise(_in_sigma(lambda c: samplers.dpmpp_sde())),
     "DPMSolverMultistep": _multistep(_dpm),
     "DPMSolverSinglestep": _multistep(_dpm_single),
     "UniPCMultistep": _multistep(_unipc),

@@ -21,6 +21,8 @@ ON_TABLES: dict[str, tuple[str, dict[str, Any]]] = {
     "euler_ancestral": ("EulerAncestralDiscrete", {}),
     "heun": ("HeunDiscrete", {}),
     "dpm_2": ("KDPM2Discrete", {}),
+    "dpm_2_ancestral": ("KDPM2AncestralDiscrete", {}),
+    "dpmpp_sde": ("DPMSolverSDE", {}),
     "lms": ("LMSDiscrete", {}),
     "plms": ("PNDM", {"skip_prk_steps": True, "set_alpha_to_one": True}),
     "dpmpp_2m": ("DPMSolverMultistep", {"solver_order": 2}),
