@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 from pathlib import Path
 
-# Per (major, minor) of jaxlib, what makes training on a CPU faster there; measured by benchmarks/xla_flags.py. An XLA
+# Per (major, minor) of jaxlib, what makes training on a CPU faster there; measured by benchmarks/step_time.py. An XLA
 # that doesn't know a flag aborts the process, so no version gets a flag that it was not tried with.
 CPU_FLAGS: dict[tuple[int, int], tuple[str, ...]] = {
     (0, 10): ("--xla_cpu_experimental_ynn_fusion_type=-individual_convolution",),

@@ -48,8 +48,7 @@ class TestStep(chex.TestCase):
         state = init(KEY)
         new, metrics = self.variant(lambda s, b: step()(s, b, KEY))(state, on_device())
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(KEY, 0), jnp.arange(16))
-        mean = lambda p: noisy_loss(p, on_device(), keys)[0].mean()
-        loss, gradient = jax.value_and_grad(mean)(state.params)
+        loss, gradient = jax.value_and_grad(lambda p: noisy_loss(p, on_device(), keys)[0].mean())(state.params)
         np.testing.assert_allclose(new.params["w"], state.params["w"] - RATE * gradient["w"], rtol=1e-5)
         decay = ema_decay(0.9, jnp.zeros(()))
         expected = decay * state.ema["w"] + (1 - decay) * new.params["w"]

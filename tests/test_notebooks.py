@@ -1,0 +1,41 @@
+"""The notebooks run from top to bottom, at reduced size, in processes of their own."""
+
+import os
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from tests.conftest import CACHE, ROOT
+
+EXECUTE = """
+import sys, nbformat
+from nbclient import NotebookClient
+notebook = nbformat.read(sys.argv[1], as_version=4)
+NotebookClient(notebook, timeout=400, kernel_name="python3", resources={"metadata": {"path": sys.argv[2]}}).execute()
+nbformat.write(notebook, sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_runs(path, tmp_path):
+    notebook = nbformat.read(path, as_version=4)
+    assert all(not cell.get("outputs") for cell in notebook.cells), "notebooks are committed without outputs"
+    settings = next(cell for cell in notebook.cells if "SMOKE = False" in cell.source)
+    settings.source = settings.source.replace("SMOKE = False", "SMOKE = True")
+    settings.source = settings.source.replace('"runs/notebook"', repr(str(tmp_path / "run")))
+    copy = tmp_path / path.name
+    nbformat.write(notebook, copy)
+
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    env |= {
+        "JAX_COMPILATION_CACHE_DIR": str(CACHE / "processes"),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
+    command = [sys.executable, "-c", EXECUTE, str(copy), str(ROOT)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    cells = nbformat.read(copy, as_version=4).cells
+    pictures = [o for c in cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
+    assert len(pictures) == 5
