@@ -92,6 +92,11 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     return Tokenizer(pipeline, length, _content(settings.get("pad_token"), "[PAD]" if bert else "<|endoftext|>"))
 
 
+def _frame(first: tuple[str, int], last: tuple[str, int]) -> processors.TemplateProcessing:
+    """A start token before every text and an end token after it."""
+    return processors.TemplateProcessing(single=f"{first[0]} $A {last[0]}", pair=None, special_tokens=[first, last])
+
+
 def _clip(folder: Path) -> Pipeline:
     vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
     lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
@@ -117,9 +122,7 @@ def _clip(folder: Path) -> Pipeline:
     pipeline.decoder = decoders.ByteLevel()  # type: ignore[assignment]
     ids = vocabulary[start], vocabulary[end]
     pipeline.add_special_tokens([start, end])
-    pipeline.post_processor = processors.RobertaProcessing(  # type: ignore[assignment]
-        sep=(end, ids[1]), cls=(start, ids[0]), add_prefix_space=False, trim_offsets=False
-    )
+    pipeline.post_processor = _frame((start, ids[0]), (end, ids[1]))  # type: ignore[assignment]
     return pipeline
 
 
@@ -132,5 +135,5 @@ def _bert(folder: Path, settings: dict[str, Any]) -> Pipeline:
     pipeline.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
     ids = [(word, vocabulary[word]) for word in ("[CLS]", "[SEP]")]
     pipeline.add_special_tokens([word for word in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if word in vocabulary])
-    pipeline.post_processor = processors.BertProcessing(sep=ids[1], cls=ids[0])  # type: ignore[assignment]
+    pipeline.post_processor = _frame(*ids)  # type: ignore[assignment]
     return pipeline
