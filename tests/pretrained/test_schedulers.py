@@ -37,6 +37,17 @@ def network(x, timestep):
     return 0.7 * jnp.tanh(x @ mix.T + (bias * wave)[None])
 
 
+@pytest.fixture(autouse=True)
+def few_programs(request):
+    """A thousand compiled programs in one process run into the system's limit of memory maps, and XLA crashes."""
+    yield
+    RUN.append(request.node.name)
+    if len(RUN) % 200 == 0:
+        COMPILED.clear()
+        jax.clear_caches()
+
+
+RUN: list[str] = []
 KINDS = ("eps", "x0", "v")
 COMPILED = {}
 
