@@ -2,8 +2,8 @@
 
     python benchmarks/step_time.py [--rounds 3] [--out step_time.json] [FLAGS ...]
 
-Each FLAGS is one string for XLA_FLAGS ("" for none); without any, the candidates for CPUs are tried. Figures are medians
-over all rounds; `compile` is in seconds.
+Each FLAGS is one string for XLA_FLAGS ("" for none); without any, the candidates for CPUs are tried. Figures are
+medians over all rounds; `compile` is in seconds.
 """
 
 import argparse
