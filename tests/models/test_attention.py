@@ -1,0 +1,57 @@
+"""One attention for all: its implementations agree with the formula."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldm_jax.models.attention import attention
+
+
+def formula(q, k, v, mask=None, causal=False):
+    """softmax(q k^T / sqrt(d)) v in float64 (Vaswani et al. 2017, eq. 1)."""
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    logits = np.einsum("bnhd,bmhd->bhnm", q, k) / np.sqrt(q.shape[-1])
+    if mask is not None:
+        logits = np.where(np.asarray(mask)[:, None, None, :], logits, -np.inf)
+    if causal:
+        logits = np.where(np.tril(np.ones(logits.shape[-2:], bool)), logits, -np.inf)
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return np.einsum("bhnm,bmhd->bnhd", weights / weights.sum(-1, keepdims=True), v)
+
+
+def inputs(n=6, m=6, dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(0), 3)
+    return [jax.random.normal(key, (3, size, 2, 8), dtype) for key, size in zip(keys, (n, m, m), strict=True)]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("implementation", ["auto", "xla"])
+def test_implementations_agree(implementation, masked, causal):
+    q, k, v = inputs()
+    mask = jnp.arange(6)[None] < jnp.array([[6], [3], [1]]) if masked else None
+    out = attention(q, k, v, mask, implementation, causal)
+    np.testing.assert_allclose(out, formula(q, k, v, mask, causal), rtol=1e-5, atol=1e-5)
+
+
+def test_cross_attention():
+    q, k, v = inputs(4, 7)
+    np.testing.assert_allclose(attention(q, k, v), formula(q, k, v), rtol=1e-5, atol=1e-5)
+
+
+def test_softmax_is_in_float32():
+    """bfloat16 inputs lose their own rounding and no more, also with large logits."""
+    q, k, v = inputs(dtype=jnp.bfloat16)
+    out = attention(30 * q, k, v)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(out.astype(jnp.float32), formula(30 * q, k, v), rtol=0.03, atol=0.03)
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs a GPU")
+def test_cudnn():
+    q, k, v = inputs(64, 64, jnp.bfloat16)
+    one, two = attention(q, k, v, implementation="cudnn"), attention(q, k, v, implementation="xla")
+    np.testing.assert_allclose(one.astype(jnp.float32), two.astype(jnp.float32), rtol=0.03, atol=0.03)

@@ -1,0 +1,143 @@
+"""Loading is lazy: types, shardings, and the host memory beside the parameters."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import published
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from safetensors.numpy import load_file, save_file
+
+from ldm_jax.errors import InputError
+from ldm_jax.models import DiT, DiTConfig
+from ldm_jax.pretrained import load_part, save_part
+from ldm_jax.pretrained.lora import init_lora, merge
+from ldm_jax.pretrained.parts import open_part
+
+
+def test_types(tmp_path):
+    """float32 by default, whatever the file holds; None keeps the file's own; what is kept goes back bit for bit."""
+    folder = published.write("ldm_bert", tmp_path / "a")
+    halves = {name: value.astype(np.float16) for name, value in published.tensors("ldm_bert").items()}
+    save_file(halves, folder / "model.safetensors")
+    _, params = load_part(folder)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+    _, params = load_part(folder, dtype="bfloat16")
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}
+    module, params = load_part(folder, dtype=None)
+    save_part(module, params, tmp_path / "b")
+    back = load_file(tmp_path / "b" / "model.safetensors")
+    for name, value in halves.items():
+        assert back[name].dtype == np.float16
+        np.testing.assert_array_equal(back[name], value)
+
+
+def test_shardings(tmp_path):
+    """Every tensor goes where it is wanted, one at a time; a function may choose."""
+    folder = published.write("unet_sd1", tmp_path)
+    _, plain = load_part(folder)
+    mesh = Mesh(np.array(jax.devices()).reshape(8), ("data",))
+
+    def place(path, shape):
+        split = shape and shape[-1] % 8 == 0
+        return NamedSharding(mesh, PartitionSpec(*[None] * (len(shape) - 1), "data") if split else PartitionSpec())
+
+    _, params = load_part(folder, sharding=place)
+    kernel = params["down0_block0"]["conv1"]["kernel"]
+    assert len(kernel.sharding.device_set) == 8 and kernel.addressable_shards[0].data.shape == (3, 3, 8, 1)
+    for one, two in zip(jax.tree.leaves(plain), jax.tree.leaves(params), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_opening_reads_no_tensor(tmp_path):
+    """A file whose tensors are a hole of 1 TB opens at once; its shapes are refused before anything is allocated."""
+    folder = published.write("ldm_bert", tmp_path)
+    path = folder / "model.safetensors"
+    path.unlink()
+    header = json.dumps({"a": {"dtype": "F32", "shape": [2**38], "data_offsets": [0, 2**40]}}).encode()
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        try:
+            file.truncate(8 + len(header) + 2**40)
+        except OSError:
+            pytest.skip("this file system has no files of 1 TB")
+    assert open_part(folder).tensors.info["a"].shape == (2**38,)
+    with pytest.raises(InputError, match="lacks"):
+        load_part(folder)
+
+
+MEASURE = """
+import sys, threading, time
+from pathlib import Path
+import numpy as np
+from ldm_jax.pretrained import load_part
+from ldm_jax.pretrained.tensors import Safetensors
+
+def used():
+    # Private memory, without pages of mapped files.
+    return sum(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('RssAnon')) * 1024
+
+load_part(sys.argv[2])  # what JAX itself needs is there before the measurement
+sharding = None
+if sys.argv[3] == 'device':
+    import jax
+    sharding = jax.devices()[0]
+before, peak, stop = used(), [0], threading.Event()
+def watch():
+    while not stop.is_set():
+        peak[0] = max(peak[0], used())
+        time.sleep(0.002)
+thread = threading.Thread(target=watch)
+thread.start()
+module, params = load_part(sys.argv[1], dtype=None, sharding=sharding)
+stop.set()
+thread.join()
+import jax
+sizes = [leaf.nbytes for leaf in jax.tree.leaves(params)]
+print((peak[0] - before - sum(sizes)) / max(sizes), max(sizes), sum(sizes))
+"""
+
+
+def memory(tmp_path, width: int, depth: int, target: str) -> tuple[float, int, int]:
+    """(host memory beside the parameters / largest tensor, largest tensor, parameters), in a process of its own."""
+    config = DiTConfig(in_channels=4, out_channels=4, width=width, depth=depth, heads=8, num_classes=1000)
+    for name, module in (
+        ("large", DiT(config)),
+        ("small", DiT(DiTConfig(in_channels=4, out_channels=4, width=8, heads=1))),
+    ):
+        shapes = jax.eval_shape(lambda m=module: m.init(jax.random.key(0), *m.example_inputs())["params"])
+        save_part(module, jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5, np.float32), shapes), tmp_path / name)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, tmp_path / "large", tmp_path / "small", target],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"JAX_PLATFORMS": "cpu", "PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(sys.path)},
+    )
+    ratio, largest, total = done.stdout.split()
+    return float(ratio), int(largest), int(total)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("target", ["numpy", "device"])
+def test_memory(target, tmp_path):
+    """A file of 2 GB: beside the parameters, less than 1.3 times the largest tensor."""
+    ratio, largest, total = memory(tmp_path, 2048, 7, target)
+    assert total > 1.9e9
+    print(f"{target}: {ratio:.2f} of the largest tensor ({largest / 2**20:.0f} MiB), {total / 1e9:.2f} GB in all")
+    assert ratio < 1.3
+
+
+def test_lora_on_half_precision(tmp_path):
+    """Adapters stay float32; the merged kernel keeps the parameters' type."""
+    module, params = load_part(published.write("dit", tmp_path), dtype="bfloat16")
+    adapters = init_lora(module, 2, jax.random.key(0))
+    merged = merge(params, adapters)
+    assert merged["block0"]["qkv"]["kernel"].dtype == jnp.bfloat16
