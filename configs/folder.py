@@ -1,6 +1,6 @@
 """Your own images at 64 px: a folder with one sub-folder a class (or images alone, then without classes).
 
-    python train.py configs/folder.py --data.source folder:PATH
+    $ python train.py configs/folder.py --data.source folder:PATH
 
 The bundled images are small and grey, so this one starts from yours: a KL autoencoder with convolutions from a 4x4
 space-to-depth stem and one halving (f8, 8x8x4 latents), and a DiT of 33 M parameters. Made for a GPU; for a trial on a

