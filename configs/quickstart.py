@@ -26,7 +26,7 @@ def get_config() -> Config:
             groups=16,
             attention=False,
         ),
-        autoencoder_loss=LossConfig(reconstruction="l1", kl_weight=3e-3),
+        autoencoder_loss=LossConfig(reconstruction="l2", kl_weight=5e-4),
         autoencoder_training=TrainingConfig(
             steps=600, learning_rate=2e-3, warmup=50, ema=0.99, sample_every=300, checkpoint_every=300
         ),

@@ -70,13 +70,14 @@ class Fields:
 
     def integers(self, key: str, default: tuple[int, ...] | int, length: int | None = None) -> tuple[int, ...]:
         """A tuple of natural numbers; a single number stands for `length` equal ones."""
-        value: Any = self.get(key, default)
+        value = self.get(key, default)
         if type(value) is int and length is not None:
             value = (value,) * length
-        fine = isinstance(value, list | tuple) and all(type(item) is int and 0 <= item < 2**31 for item in value)
-        if not fine or (length is not None and len(value) != length):
+        items = tuple(value) if isinstance(value, list | tuple) else (None,)
+        fine = all(type(item) is int and 0 <= item < 2**31 for item in items)
+        if not fine or (length is not None and len(items) != length):
             raise InputError(f"{self.where}.{key}: {value!r} must be {length or 'some'} natural numbers")
-        return tuple(value)
+        return items
 
     def names(self, key: str, default: tuple[str, ...], accepted: tuple[str, ...]) -> tuple[str, ...]:
         """A tuple of strings, each one of those accepted."""

@@ -62,7 +62,7 @@ def init_lora(
 
 def merge(params: Any, adapters: Mapping[str, Adapter], scale: Any = 1.0) -> Any:
     """The parameters with every adapter's product, times scale, added; differentiable, and fine within jit."""
-    flat = dict(flatten_dict(params))
+    flat: dict[tuple[str, ...], Any] = dict(flatten_dict(params))
     for path, (down, up) in adapters.items():
         place = tuple(path.split("/"))
         if place not in flat:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -142,10 +143,11 @@ def param_shapes(module: nn.Module) -> Any:
     return jax.eval_shape(lambda key: module.init(key, *args)["params"], jax.random.key(0))
 
 
-def flat_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Our paths, joined by slashes, and their shapes."""
+@functools.lru_cache(maxsize=64)
+def flat_shapes(module: nn.Module) -> Mapping[str, tuple[int, ...]]:
+    """Our paths, joined by slashes, and their shapes; traced once for each config."""
     flat: dict[tuple[str, ...], Any] = flatten_dict(param_shapes(module))
-    return {"/".join(path): tuple(leaf.shape) for path, leaf in flat.items()}
+    return MappingProxyType({"/".join(path): tuple(leaf.shape) for path, leaf in flat.items()})
 
 
 def sources(module: nn.Module, table: Sequence[Rule] | None, numbers: Numbers = Numbers()) -> dict[str, Source]:  # noqa: B008

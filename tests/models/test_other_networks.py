@@ -73,25 +73,27 @@ def test_masked_tokens_do_not_count():
     random = jax.random.normal(jax.random.key(1), (1, 3, 12))
     mask = jnp.array([[True, True, False]])
     other = random.at[:, 2].set(9.0)
+    draw = np.random.default_rng(0)
     for module in (UNet(UNetConfig(**UNET)), MMDiT(MMDiTConfig(**MMDIT))):
         z, t, _ = module.example_inputs()
         pooled = jnp.ones((1, 10)) if isinstance(module, MMDiT) else None
-        params = module.init(jax.random.key(0), *module.example_inputs())["params"]
-        params = jax.tree.map(lambda leaf: leaf + 0.1, params)
-        one, two = (
-            apply(module, params, z + 1, t, Conditioning(context=c, context_mask=mask, pooled=pooled))
-            for c in (random, other)
+        params = jax.tree.map(lambda leaf: draw.standard_normal(leaf.shape).astype(np.float32), shapes(module))
+        call = jax.jit(lambda p, *args, m=module: apply(m, p, *args))
+        one, two, three = (
+            call(params, z + 1, t, Conditioning(context=c, context_mask=m, pooled=pooled))
+            for c, m in ((random, mask), (other, mask), (other, mask | True))
         )
         np.testing.assert_array_equal(one, two)
+        assert not np.allclose(one, three)
     text = TextEncoder(TextEncoderConfig(causal=False, **TEXT))
-    params = text.init(jax.random.key(0), *text.example_inputs())["params"]
+    params = jax.jit(text.init)(jax.random.key(0), *text.example_inputs())["params"]
     one, two = (apply(text, params, jnp.array([[1, 2, i]]), mask).tokens[:, :2] for i in (3, 4))
     np.testing.assert_allclose(one, two, rtol=1e-6)
 
 
 def test_causal_text_sees_the_past_alone():
     text = TextEncoder(TextEncoderConfig(**TEXT))
-    params = text.init(jax.random.key(0), *text.example_inputs())["params"]
+    params = jax.jit(text.init)(jax.random.key(0), *text.example_inputs())["params"]
     one, two = (apply(text, params, jnp.array([[1, 2, i]])).tokens for i in (3, 4))
     np.testing.assert_allclose(one[:, :2], two[:, :2], rtol=1e-6)
     assert not np.allclose(one[:, 2], two[:, 2])
