@@ -73,7 +73,7 @@ class Fields:
         value = self.get(key, default)
         if type(value) is int and length is not None:
             value = (value,) * length
-        items = tuple(value) if isinstance(value, list | tuple) else (None,)
+        items = tuple(value) if isinstance(value, list | tuple) else (-1,)
         fine = all(type(item) is int and 0 <= item < 2**31 for item in items)
         if not fine or (length is not None and len(items) != length):
             raise InputError(f"{self.where}.{key}: {value!r} must be {length or 'some'} natural numbers")
