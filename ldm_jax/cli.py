@@ -1,4 +1,4 @@
-"""The commands: train, sample. Exit codes: 0 done, 2 wrong input, 3 stopped by a signal after saving, 1 a bug."""
+"""The commands. Exit codes: 0 done, 2 wrong input, 3 stopped by a signal after saving, 1 a bug."""
 
 from __future__ import annotations
 
@@ -148,7 +148,27 @@ def sample(args: Sequence[str]) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"train": train, "sample": sample}
+def convert(args: Sequence[str]) -> int:
+    """convert SRC DST: published weights into our folders or back, with a table of every tensor."""
+    parser = Parser(prog="ldm-jax convert", description="Converts published weights.", allow_abbrev=False)
+    parser.add_argument("src", type=Path, help="a component folder, a pipeline folder or a single file")
+    parser.add_argument("dst", type=Path, help="a new or empty folder (or a file, with --layout original)")
+    parser.add_argument("--layout", choices=("published", "original"), default="published", help="what to write")
+    parser.add_argument("--dtype", help="type of the tensors written (default: each one's own)")
+    parser.add_argument("--variant", help="read the files of this variant, such as fp16")
+    parser.add_argument("--ignore", nargs="+", default=(), help="patterns of tensors that may be left over or missing")
+    parser.add_argument("--heads", type=int, help="attention heads, where a single file does not tell")
+    options = parser.parse_args(args)
+
+    from ldm_jax.pretrained.conversion import convert as run_conversion
+
+    if not options.src.exists():
+        raise InputError(f"src: {options.src} does not exist")
+    run_conversion(**vars(options))
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"train": train, "sample": sample, "convert": convert}
 
 
 def run(command: str, args: Sequence[str]) -> int:

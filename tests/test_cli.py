@@ -3,11 +3,13 @@
 import json
 import shutil
 
+import chex
 import numpy as np
 import pytest
 from PIL import Image
 
 from ldm_jax.cli import main, one_line, run
+from ldm_jax.pretrained import load_part
 from tests.conftest import ROOT
 
 QUICKSTART = str(ROOT / "configs" / "quickstart.py")
@@ -155,6 +157,20 @@ def test_sample_writes_png_npz_and_folder(trained, tmp_path, capfd):
     files = sorted((tmp_path / "many").iterdir())
     assert [f.name for f in files] == [f"{i:06d}.png" for i in range(6)]
     np.testing.assert_array_equal(pixels(files[0]), images[0, ..., 0])
+
+
+def test_convert_reads_a_trained_part_and_tells_every_tensor(trained, tmp_path, capfd):
+    assert run("convert", [str(trained / "model" / "transformer"), str(tmp_path / "out")]) == 0
+    out = capfd.readouterr().out
+    assert "0 left over, 0 missing" in out
+    module, params = load_part(tmp_path / "out")
+    again, same = load_part(trained / "model" / "transformer")
+    assert module == again
+    chex.assert_trees_all_equal(params, same)
+    assert run("convert", [str(trained / "model" / "transformer"), str(tmp_path / "out")]) == 2
+    assert "name a folder that is new or empty" in capfd.readouterr().err
+    assert run("convert", [str(tmp_path / "nothing"), str(tmp_path / "new")]) == 2
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(
