@@ -1,8 +1,9 @@
 """Images in: sources, transforms, the loader."""
 
 from ldm_jax.data.loader import Batch, Loader
+from ldm_jax.data.opening import open_source
 from ldm_jax.data.order import order
-from ldm_jax.data.source import Example, Source, annotation, open_source
+from ldm_jax.data.source import Example, Source, Subset, annotation
 from ldm_jax.data.transforms import prepare, to_float, to_uint8
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Example",
     "Loader",
     "Source",
+    "Subset",
     "annotation",
     "open_source",
     "order",

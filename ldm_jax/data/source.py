@@ -1,4 +1,4 @@
-"""What a data set looks like to the rest of the package, and the one function that opens any of them."""
+"""What a data set looks like to the rest of the package, and how one is split."""
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -85,57 +85,3 @@ def check_split(split: str, accepted: tuple[str, ...], spec: str) -> None:
     """Raise InputError unless `split` is one of those accepted."""
     if split not in accepted:
         raise InputError(f"split: {split!r} is not a split of {spec}; accepted: {', '.join(accepted)}")
-
-
-def _open_bundled(name: str, split: str) -> Source:
-    from ldm_jax.data.arrays import open_bundled
-
-    return open_bundled(name, split)
-
-
-def _open_npz(path: str, split: str) -> Source:
-    from ldm_jax.data.arrays import open_npz
-
-    return hold_out(open_npz(path), split, f"npz:{path}")
-
-
-def _open_folder(path: str, split: str) -> Source:
-    from ldm_jax.data.folder import open_folder
-
-    return open_folder(path, split)
-
-
-def _open_tfds(name: str, split: str) -> Source:
-    from ldm_jax.data.tfds import open_tfds
-
-    return open_tfds(name, split)
-
-
-SCHEMES: dict[str, tuple[str, Callable[[str, str], Source]]] = {
-    "bundled": ("bundled:fashion_mnist", _open_bundled),
-    "folder": ("folder:PATH", _open_folder),
-    "npz": ("npz:PATH", _open_npz),
-    "tfds": ("tfds:NAME", _open_tfds),
-}
-
-
-def open_source(spec: str, split: str = "train") -> Source:
-    """Open the data set that `spec` names.
-
-    - `bundled:fashion_mnist`: 10,000 (train) and 2,000 (test) images of Fashion-MNIST, 28x28x1, shipped in the package.
-    - `folder:PATH`: images in sub-folders by class, or all in one folder, or listed with their captions in
-      metadata.jsonl or metadata.csv; see `ldm_jax.data.folder`.
-    - `npz:PATH`: arrays `images`, optionally `labels`, `captions` and `class_names`; see `ldm_jax.data.arrays`.
-    - `tfds:NAME`: any TFDS image data set that was prepared as ArrayRecord; see `ldm_jax.data.tfds`.
-
-    `split` is "train", "test", or another split that the data set itself has, such as "validation". Where there is no
-    test split, "test" is the validation split if there is one, else a held-out tenth that "train" then lacks.
-
-    Raises:
-      InputError: the scheme, what it names, or the split is unknown, or the data cannot be read.
-    """
-    scheme, colon, rest = spec.partition(":")
-    if not colon or not rest or scheme not in SCHEMES:
-        accepted = ", ".join(form for form, _ in SCHEMES.values())
-        raise InputError(f"data.source: {spec!r} is not a data source; accepted: {accepted}")
-    return SCHEMES[scheme][1](rest, split)

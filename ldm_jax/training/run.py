@@ -16,8 +16,7 @@ import numpy as np
 
 from ldm_jax import images
 from ldm_jax.config import Config, TrainingConfig
-from ldm_jax.data import Loader, Source, open_source, to_uint8
-from ldm_jax.data.source import Subset
+from ldm_jax.data import Loader, Source, Subset, open_source, to_uint8
 from ldm_jax.errors import InputError
 from ldm_jax.models import Autoencoder, DiT, apply
 from ldm_jax.pipeline import LatentDiffusion, make_schedule

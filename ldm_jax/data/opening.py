@@ -1,0 +1,38 @@
+"""The one function that opens any data set."""
+
+from collections.abc import Callable
+
+from ldm_jax.data.arrays import open_bundled, open_npz
+from ldm_jax.data.folder import open_folder
+from ldm_jax.data.source import Source, hold_out
+from ldm_jax.data.tfds import open_tfds
+from ldm_jax.errors import InputError
+
+SCHEMES: dict[str, tuple[str, Callable[[str, str], Source]]] = {
+    "bundled": ("bundled:fashion_mnist", open_bundled),
+    "folder": ("folder:PATH", open_folder),
+    "npz": ("npz:PATH", lambda path, split: hold_out(open_npz(path), split, f"npz:{path}")),
+    "tfds": ("tfds:NAME", open_tfds),
+}
+
+
+def open_source(spec: str, split: str = "train") -> Source:
+    """Open the data set that `spec` names.
+
+    - `bundled:fashion_mnist`: 10,000 (train) and 2,000 (test) images of Fashion-MNIST, 28x28x1, shipped in the package.
+    - `folder:PATH`: images in sub-folders by class, or all in one folder, or listed with their captions in
+      metadata.jsonl or metadata.csv; see `ldm_jax.data.folder`.
+    - `npz:PATH`: arrays `images`, optionally `labels`, `captions` and `class_names`; see `ldm_jax.data.arrays`.
+    - `tfds:NAME`: any TFDS image data set that was prepared as ArrayRecord; see `ldm_jax.data.tfds`.
+
+    `split` is "train", "test", or another split that the data set itself has, such as "validation". Where there is no
+    test split, "test" is the validation split if there is one, else a held-out tenth that "train" then lacks.
+
+    Raises:
+      InputError: the scheme, what it names, or the split is unknown, or the data cannot be read.
+    """
+    scheme, colon, rest = spec.partition(":")
+    if not colon or not rest or scheme not in SCHEMES:
+        accepted = ", ".join(form for form, _ in SCHEMES.values())
+        raise InputError(f"data.source: {spec!r} is not a data source; accepted: {accepted}")
+    return SCHEMES[scheme][1](rest, split)
