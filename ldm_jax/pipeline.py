@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from ldm_jax.diffusion.schedules import Cosine, DiscreteBetas, RectifiedFlow, Sc
 from ldm_jax.errors import InputError
 from ldm_jax.models import Autoencoder, Conditioning, DiT, apply
 from ldm_jax.pretrained.parts import load_part, read_json, save_part
+from ldm_jax.pretrained.writing import write_json
 
 Images = Float[Array, "b h w c"]
 
@@ -223,9 +223,7 @@ class LatentDiffusion:
         if self.denoiser is not None:
             save_part(self.denoiser, self.denoiser_params, path / "transformer")
             index["transformer"] = ["ldm_jax", type(self.denoiser).__name__]
-        temporary = path / "model_index.json.tmp"
-        temporary.write_text(json.dumps(index, indent=2) + "\n")
-        temporary.replace(path / "model_index.json")
+        write_json(path / "model_index.json", index)
 
 
 def load(path: str | Path) -> LatentDiffusion:

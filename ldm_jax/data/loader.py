@@ -96,14 +96,7 @@ class Loader:
         """Batch `step`, computed in this thread."""
         if step < 0:
             raise IndexError(f"step {step} is negative")
-        examples, flipped = order(
-            len(self.source),
-            self.batch_size,
-            self.seed,
-            step,
-            process_index=self.process_index,
-            process_count=self.process_count,
-        )
+        examples, flipped = self._order(step)
         flipped &= self.flip
         images, labels = self._gather(examples)
         images[flipped] = images[flipped, :, ::-1]
@@ -128,14 +121,7 @@ class Loader:
 
     def captions(self, step: int) -> list[str]:
         """The captions of the examples of batch `step`, "" for none."""
-        examples, _ = order(
-            len(self.source),
-            self.batch_size,
-            self.seed,
-            step,
-            process_index=self.process_index,
-            process_count=self.process_count,
-        )
+        examples, _ = self._order(step)
         return [annotation(self.source, i)[1] for i in examples.tolist()]
 
     @property
@@ -160,6 +146,11 @@ class Loader:
             return start, to_float(self._gather(examples)[0]), min(batch_size, n - start)
 
         yield from self._ahead(batch, range(0, n, batch_size))
+
+    def _order(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """This process's examples of batch `step`, and which of them the coin would flip."""
+        where = {"process_index": self.process_index, "process_count": self.process_count}
+        return order(len(self.source), self.batch_size, self.seed, step, **where)
 
     def _ahead(self, function: Any, steps: range) -> Iterator[Any]:
         """function(step) for each step, computed by background threads, in order."""
