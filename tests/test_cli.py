@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_jax.cli import main, one_line, run
+from ldm_jax.cli import main, run
+from ldm_jax.cli.parsing import one_line
 from ldm_jax.pretrained import load_part
 from tests.conftest import ROOT
 

@@ -1,0 +1,53 @@
+"""sample: images from a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm_jax.cli.parsing import Parser
+
+
+def sample(args: Sequence[str]) -> int:
+    """sample.py MODEL [--label N | --labels N ... | --prompt TEXT ...] [--num N] [--out x.png | x.npz | folder/] ..."""
+    parser = Parser(prog="sample.py", description="Draws images from a trained model.", allow_abbrev=False)
+    parser.add_argument("model", type=Path, help="a run's folder or its model/")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--label", type=int, help="one class for all images")
+    what.add_argument("--labels", type=int, nargs="+", help="classes that share --num equally")
+    what.add_argument("--prompt", nargs="+", help="texts, for models that read them")
+    parser.add_argument("--num", type=int, help="images in all (default: one a label, at least 16)")
+    parser.add_argument("--steps", type=int, help="steps of the sampler (default: the model's)")
+    parser.add_argument(
+        "--guidance", type=float, help="classifier-free guidance scale, 1 for none (default: the model's)"
+    )
+    parser.add_argument("--sampler", help="name of the sampler (default: the model's)")
+    parser.add_argument("--seed", type=int, default=0, help="everything random is a function of it")
+    parser.add_argument("--batch-size", type=int, default=64, help="images at a time; it does not change them")
+    parser.add_argument("--out", type=Path, default=Path("samples.png"), help="x.png (a grid), x.npz or a folder")
+    options = parser.parse_args(args)
+
+    import jax
+
+    from ldm_jax.output import check_output, write_output
+    from ldm_jax.pipeline import load
+
+    check_output(options.out)
+    model = load(options.model)
+    labels = [options.label] if options.label is not None else options.labels
+    if labels is None and model.num_classes:
+        labels = list(range(model.num_classes))
+    num = options.num if options.num is not None else max(16, len(labels or options.prompt or ()))
+    images = model.sample(
+        jax.random.key(options.seed),
+        labels=labels,
+        prompts=options.prompt,
+        num=num,
+        steps=options.steps,
+        guidance=options.guidance,
+        sampler=options.sampler,
+        batch_size=options.batch_size,
+    )
+    drawn = None if labels is None else [labels[i % len(labels)] for i in range(num)]
+    print(write_output(options.out, images, drawn, columns=len(labels) if labels and len(labels) > 1 else 8))
+    return 0

@@ -1,0 +1,55 @@
+"""train: an experiment from its config to the saved model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm_jax.cli.parsing import Parser, parse_config
+from ldm_jax.config import Config, load_config, shrink
+from ldm_jax.errors import InputError
+
+
+def train(args: Sequence[str]) -> int:
+    """train.py CONFIG [--workdir DIR] [--stage S] [--smoke] [--any.field VALUE]."""
+    parser = Parser(
+        prog="train.py",
+        description="Trains the experiment that a config file describes, or goes on with one that was begun.",
+        epilog="Every field of the experiment is an option, too: train.py CONFIG --help lists them with their values.",
+        add_help=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("config", nargs="?", help="a .py file with get_config(), or a run's config.json")
+    parser.add_argument("--workdir", type=Path, help="the run's folder (default: runs/NAME for configs/NAME.py)")
+    parser.add_argument("--stage", choices=("autoencoder", "denoiser", "all"), default="all", help="what to train")
+    parser.add_argument("--smoke", action="store_true", help="the same experiment made tiny: about a minute")
+    parser.add_argument("-h", "--help", action="store_true", help="this text and, after CONFIG, the fields' help")
+    options, rest = parser.parse_known_args(args)
+    if options.help:
+        parser.print_help()
+    if options.config is None:
+        if options.help:
+            parse_config(["--help"], Config(), "train.py CONFIG")
+        raise InputError("config: name a file, such as configs/quickstart.py")
+    config = load_config(options.config)
+    if options.smoke:
+        config = shrink(config)
+    config = parse_config(["--help"] if options.help else rest, config, f"train.py {options.config}")
+
+    from ldm_jax.training.loop import Stopped
+    from ldm_jax.training.run import Run
+
+    name = Path(options.config).stem
+    workdir = options.workdir or (
+        Path(options.config).parent if name == "config" else Path("runs") / (f"{name}-smoke" if options.smoke else name)
+    )
+    run = Run(config, workdir)
+    try:
+        picture = run.train(options.stage)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 3
+    print(f"model: {workdir / 'model'}")
+    print(f"samples: {picture}" if options.stage != "autoencoder" else f"reconstructions: {picture}")
+    return 0
