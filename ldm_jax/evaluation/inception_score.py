@@ -1,0 +1,46 @@
+"""The Inception Score and the Vendi score: how varied a set is, without a reference."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import log_softmax
+
+
+class Score(NamedTuple):
+    """Mean and standard deviation over the splits."""
+
+    mean: float
+    std: float
+
+
+def inception_score(logits: Float[np.ndarray, "n k"], split_size: int = 5000) -> Score:
+    """exp of the mean divergence of p(class | image) from p(class) (Salimans et al. 2016, arXiv 1606.03498, section 4).
+
+    logits: Inception's, without bias. The images are split in their order into groups of `split_size`, the last one
+    smaller, and the mean over groups is taken, as ADM's evaluator does. Two scores compare only at the same number of
+    images and size of groups.
+    """
+    scores = []
+    for begin in range(0, len(logits), split_size):
+        log_p = log_softmax(np.asarray(logits[begin : begin + split_size], np.float64), axis=1)
+        p = np.exp(log_p)
+        marginal = p.mean(axis=0)
+        scores.append(np.exp((p * (log_p - np.log(marginal)[None])).sum(axis=1).mean()))
+    return Score(float(np.mean(scores)), float(np.std(scores)))
+
+
+def vendi_score(features: Float[np.ndarray, "n d"]) -> float:
+    """The effective number of different images, from 1 to n (Friedman and Dieng, arXiv 2210.02410, definition 3.1).
+
+    exp of the entropy of the eigenvalues of K / n, where K [n n] is the cosine similarity of the features.
+    """
+    x = np.asarray(features, np.float64)
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    # X X^T and X^T X have the same eigenvalues but for zeros.
+    gram = x @ x.T if len(x) < x.shape[1] else x.T @ x
+    values = np.linalg.eigvalsh(gram / len(x))
+    values = values[values > 0]
+    return float(np.exp(-(values * np.log(values)).sum()))

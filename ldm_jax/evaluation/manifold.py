@@ -1,0 +1,121 @@
+"""Distances between two sets of features, block by block: neighbours, precision, recall, density, coverage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float64, Int64
+
+from ldm_jax.errors import InputError
+
+ROWS, COLUMNS = 1024, 8192
+
+
+class Neighbours(NamedTuple):
+    """The k nearest of another set, nearest first: Euclidean distances [n k] and positions [n k]."""
+
+    distance: Float64[np.ndarray, "n k"]
+    index: Int64[np.ndarray, "n k"]
+
+
+class PrecisionRecall(NamedTuple):
+    precision: float
+    recall: float
+
+
+class DensityCoverage(NamedTuple):
+    density: float
+    coverage: float
+
+
+def nearest(
+    queries: Float[np.ndarray, "n d"], points: Float[np.ndarray, "m d"], k: int = 1, *, other: bool = False
+) -> Neighbours:
+    """The k nearest `points` of each query, in float64, without an [n m] matrix in memory.
+
+    other: queries and points are the same set, and nobody is its own neighbour.
+
+    Raises:
+      InputError: there are fewer than k points (k others).
+    """
+    available = len(points) - other
+    if k > available:
+        raise InputError(f"num: {len(points)} images; {k} neighbours of each need at least {k + other}")
+    distance, index = np.empty((len(queries), k)), np.empty((len(queries), k), np.int64)
+    for rows in _ranges(len(queries), ROWS):
+        best = np.empty((len(rows), 0))
+        where = np.empty((len(rows), 0), np.int64)
+        for columns in _ranges(len(points), COLUMNS):
+            block = _squared(queries[rows.start : rows.stop], points[columns.start : columns.stop])
+            if other:
+                same = np.intersect1d(rows, columns)
+                block[same - rows.start, same - columns.start] = np.inf
+            best = np.concatenate([best, block], axis=1)
+            where = np.concatenate([where, np.broadcast_to(np.asarray(columns), block.shape)], axis=1)
+            if best.shape[1] > k:
+                chosen = np.argpartition(best, k - 1, axis=1)[:, :k]
+                best, where = (np.take_along_axis(a, chosen, axis=1) for a in (best, where))
+        order = np.argsort(best, axis=1, kind="stable")
+        distance[rows.start : rows.stop] = np.sqrt(np.take_along_axis(best, order, axis=1))
+        index[rows.start : rows.stop] = np.take_along_axis(where, order, axis=1)
+    return Neighbours(distance, index)
+
+
+def precision_recall(
+    reference: Float[np.ndarray, "m d"], samples: Float[np.ndarray, "n d"], k: int = 3
+) -> PrecisionRecall:
+    """Improved precision and recall (Kynkäänniemi et al. 2019, arXiv 1904.06991, equations 1 and 2).
+
+    precision: the share of samples that lie in a ball around a reference image that reaches to its k-th neighbour in
+    the reference; recall: likewise with the sets exchanged.
+    """
+    radii_reference, radii_samples = _radii(reference, k), _radii(samples, k)
+    inside, covered = np.zeros(len(samples), bool), np.zeros(len(reference), bool)
+    for rows, columns, distance in _blocks(reference, samples):
+        inside[columns] |= (distance <= radii_reference[rows, None]).any(axis=0)
+        covered[rows] |= (distance <= radii_samples[None, columns]).any(axis=1)
+    return PrecisionRecall(float(inside.mean()), float(covered.mean()))
+
+
+def density_coverage(
+    reference: Float[np.ndarray, "m d"], samples: Float[np.ndarray, "n d"], k: int = 5
+) -> DensityCoverage:
+    """Density and coverage (Naeem et al. 2020, arXiv 2002.09797, section 3).
+
+    density: how many of the reference's k-nearest-neighbour balls a sample lies in, over k, on average (may exceed 1);
+    coverage: the share of those balls that hold a sample.
+    """
+    radii = _radii(reference, k)
+    count, covered = 0, np.zeros(len(reference), bool)
+    for rows, _, distance in _blocks(reference, samples):
+        inside = distance <= radii[rows, None]
+        count += int(inside.sum())
+        covered[rows] |= inside.any(axis=1)
+    return DensityCoverage(count / (k * len(samples)), float(covered.mean()))
+
+
+def _radii(x: np.ndarray, k: int) -> np.ndarray:
+    return nearest(x, x, k, other=True).distance[:, -1]
+
+
+def _ranges(n: int, size: int) -> list[range]:
+    return [range(i, min(i + size, n)) for i in range(0, n, size)]
+
+
+def _blocks(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[slice, slice, np.ndarray]]:
+    for rows in _ranges(len(x), ROWS):
+        for columns in _ranges(len(y), COLUMNS):
+            i, j = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
+            yield i, j, np.sqrt(_squared(x[i], y[j]))
+
+
+def _squared(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Squared distances [n m] by the scalar product; float64, so that near ones are not lost in rounding."""
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    out = x @ y.T
+    out *= -2.0
+    out += (x**2).sum(axis=1)[:, None]
+    out += (y**2).sum(axis=1)[None]
+    return np.maximum(out, 0.0, out=out)
