@@ -7,6 +7,7 @@ import flax.linen as nn
 from ldm_jax.models.autoencoder import Autoencoder, AutoencoderConfig, Posterior
 from ldm_jax.models.conditioning import Conditioning
 from ldm_jax.models.dit import DiT, DiTConfig
+from ldm_jax.models.lpips import LPIPS, LPIPSConfig
 from ldm_jax.models.mmdit import MMDiT, MMDiTConfig
 from ldm_jax.models.text import TextEncoder, TextEncoderConfig, TextEncoding, sentence_embedding
 from ldm_jax.models.tiny import TinyAutoencoder, TinyAutoencoderConfig
@@ -20,11 +21,13 @@ def apply(module: nn.Module, params: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 __all__ = [
+    "LPIPS",
     "Autoencoder",
     "AutoencoderConfig",
     "Conditioning",
     "DiT",
     "DiTConfig",
+    "LPIPSConfig",
     "MMDiT",
     "MMDiTConfig",
     "Posterior",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ldm_jax.errors import InputError
-from ldm_jax.pretrained.pickles import Pickled
+from ldm_jax.pretrained.legacy import open_pickle
 from ldm_jax.pretrained.tensors import Safetensors, Shards, Tensors
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
@@ -21,7 +21,7 @@ def open_file(path: Path) -> Tensors:
     if path.suffix == ".json":
         return Shards(path, open_file)
     if path.suffix in PICKLES:
-        return Pickled(path)
+        return open_pickle(path)
     raise InputError(f"model: {path} must end in .safetensors, .safetensors.index.json, {', '.join(PICKLES)}")
 
 

@@ -1,4 +1,4 @@
-"""PyTorch's .ckpt, .pth and .bin files, read without running anything in them.
+"""PyTorch's .ckpt, .pth, .pt and .bin files, read without running anything in them.
 
 A pickle is a program. This reader interprets it with a table of the few names that a file of tensors needs; any other
 name is refused before it is looked up. Storages are read from the zip by seek, and only where they lie uncompressed,
@@ -13,7 +13,7 @@ import math
 import pickle
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,6 +58,13 @@ class _Inert:
 
     def __setstate__(self, state: Any) -> None:
         pass
+
+
+class _Script:
+    """A module of a TorchScript archive: its attributes, of which tensors and modules are looked at; no code."""
+
+    def __setstate__(self, state: Any) -> None:
+        self.attributes = state if isinstance(state, dict) else {}
 
 
 STORAGES = {
@@ -108,27 +115,41 @@ INERT = ("pytorch_lightning.", "lightning.", "omegaconf.", "argparse.Namespace")
 """Names that old LDM checkpoints hold beside the tensors; each becomes an object that does nothing."""
 
 
-class _Unpickler(pickle.Unpickler):
+class Unpickler(pickle.Unpickler):
+    """Makes what a table allows, of what a pickle asks for; `storages` are those that it referred to."""
+
+    def __init__(self, file: io.BufferedIOBase, allowed: Mapping[tuple[str, str], Any] = ALLOWED) -> None:
+        super().__init__(file)
+        self._allowed = allowed
+        self.storages: dict[str, Storage] = {}
+
     def find_class(self, module: str, name: str) -> Any:
-        found = ALLOWED.get((module, name))
+        """What stands for a name; UnpicklingError for all but a few."""
+        found = self._allowed.get((module, name))
         if found is not None:
             return found
         if f"{module}.{name}".startswith(INERT):
             return _Inert
+        if module.startswith("__torch__"):
+            return _Script
         raise pickle.UnpicklingError(f"it names {module}.{name}, which is no tensor")
 
     def persistent_load(self, pid: Any) -> Storage:
+        """The storage that a pickle refers to."""
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], _Type):
             raise pickle.UnpicklingError("a reference that is no storage")
         if not isinstance(pid[2], str) or type(pid[4]) is not int or not 0 <= pid[4] < 2**62:
             raise pickle.UnpicklingError("a storage without name or size")
-        return Storage(pid[1].dtype, pid[2], pid[4])
+        storage = Storage(pid[1].dtype, pid[2], pid[4])
+        if self.storages.setdefault(storage.key, storage) != storage:
+            raise pickle.UnpicklingError("a storage of two types or sizes")
+        return storage
 
 
-def unpickle(data: bytes, path: Path) -> Any:
-    """The object in a pickle, made of dictionaries, lists, numbers, strings and `Strided` alone."""
+def unpickle(unpickler: Unpickler, path: Path) -> Any:
+    """The next object in a pickle, made of dictionaries, lists, numbers, strings and `Strided` alone."""
     try:
-        return _Unpickler(io.BytesIO(data)).load()
+        return unpickler.load()
     except InputError:
         raise
     except Exception as error:  # whatever a hostile program makes of the unpickler, it is the file's fault
@@ -136,56 +157,19 @@ def unpickle(data: bytes, path: Path) -> Any:
         raise InputError(f"model: {path} is refused ({line})") from error
 
 
-class Pickled:
-    """The tensors of a file that torch.save wrote, dotted names for nested dictionaries."""
+class Stored:
+    """The tensors of a file, dotted names for nested dictionaries."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tree: Any, places: Mapping[str, tuple[int, int]]) -> None:
+        """places: the first byte of every storage, and its number of bytes."""
         self.path = path
-        self._places: dict[str, tuple[int, int]] = {}
-        try:
-            with zipfile.ZipFile(path) as archive:
-                tree = unpickle(self._program(archive), path)
-        except (
-            zipfile.BadZipFile,
-            OSError,
-            ValueError,
-            struct.error,
-            NotImplementedError,
-            EOFError,
-            KeyError,
-        ) as error:
-            if isinstance(error, InputError):
-                raise
-            line = (str(error) or type(error).__name__).splitlines()[0]
-            raise InputError(f"model: {path} is no zip file as torch.save writes them ({line})") from error
+        self._places = places
         self._tensors = dict(_walk(tree, "", 0))
         for name, tensor in self._tensors.items():
             _, size = self._places.get(tensor.storage.key, (0, -1))
             if size != tensor.storage.count * tensor.storage.dtype.itemsize:
                 raise InputError(f"model: {path} gives {name} a storage that isn't there or has another size")
         self.info = {name: Info(t.storage.dtype, t.shape) for name, t in self._tensors.items()}
-
-    def _program(self, archive: zipfile.ZipFile) -> bytes:
-        programs = [entry for entry in archive.infolist() if entry.filename.endswith("data.pkl")]
-        if len(programs) != 1:
-            raise InputError(
-                f"model: {self.path} has no data.pkl; files older than PyTorch 1.6 must be converted there"
-            )
-        prefix = programs[0].filename[: -len("data.pkl")]
-        for entry in archive.infolist():
-            if entry.filename.startswith(f"{prefix}data/"):
-                if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
-                    raise InputError(f"model: {self.path} has compressed tensors, which torch.save doesn't write")
-                place = _data_offset(archive, entry)
-                self._places[entry.filename[len(prefix) + len("data/") :]] = place, entry.file_size
-        if programs[0].file_size > MAX_PICKLE:
-            raise InputError(f"model: {self.path} has a pickle of {programs[0].file_size} bytes, {MAX_PICKLE} at most")
-        with archive.open(programs[0]) as file:
-            # One byte more than the header says shows a header that lies.
-            data = file.read(programs[0].file_size + 1)
-        if len(data) != programs[0].file_size:
-            raise InputError(f"model: {self.path} has a pickle of another size than its header says")
-        return data
 
     def chunks(self, name: str) -> Iterator[tuple[slice, np.ndarray]]:
         """See `Tensors`."""
@@ -208,6 +192,51 @@ class Pickled:
                 yield (slice(start, start + n) if shape else ...), view  # type: ignore[misc]
 
 
+class Pickled(Stored):
+    """The tensors of a file that torch.save or torch.jit.save wrote since PyTorch 1.6."""
+
+    def __init__(self, path: Path) -> None:
+        places: dict[str, tuple[int, int]] = {}
+        try:
+            with zipfile.ZipFile(path) as archive:
+                tree = unpickle(Unpickler(io.BytesIO(_program(archive, path, places))), path)
+        except (
+            zipfile.BadZipFile,
+            OSError,
+            ValueError,
+            struct.error,
+            NotImplementedError,
+            EOFError,
+            KeyError,
+        ) as error:
+            if isinstance(error, InputError):
+                raise
+            line = (str(error) or type(error).__name__).splitlines()[0]
+            raise InputError(f"model: {path} is no zip file as torch.save writes them ({line})") from error
+        super().__init__(path, tree, places)
+
+
+def _program(archive: zipfile.ZipFile, path: Path, places: dict[str, tuple[int, int]]) -> bytes:
+    programs = [entry for entry in archive.infolist() if entry.filename.endswith("data.pkl")]
+    if len(programs) != 1:
+        raise InputError(f"model: {path} has no data.pkl, which torch.save writes")
+    prefix = programs[0].filename[: -len("data.pkl")]
+    for entry in archive.infolist():
+        if entry.filename.startswith(f"{prefix}data/"):
+            if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+                raise InputError(f"model: {path} has compressed tensors, which torch.save doesn't write")
+            place = _data_offset(archive, entry)
+            places[entry.filename[len(prefix) + len("data/") :]] = place, entry.file_size
+    if programs[0].file_size > MAX_PICKLE:
+        raise InputError(f"model: {path} has a pickle of {programs[0].file_size} bytes, {MAX_PICKLE} at most")
+    with archive.open(programs[0]) as file:
+        # One byte more than the header says shows a header that lies.
+        data = file.read(programs[0].file_size + 1)
+    if len(data) != programs[0].file_size:
+        raise InputError(f"model: {path} has a pickle of another size than its header says")
+    return data
+
+
 def _data_offset(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> int:
     file = archive.fp
     if file is None:
@@ -223,6 +252,8 @@ def _data_offset(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> int:
 def _walk(tree: Any, prefix: str, depth: int) -> Iterator[tuple[str, Strided]]:
     if isinstance(tree, Strided):
         yield prefix, tree
+    elif isinstance(tree, _Script):
+        yield from _walk(getattr(tree, "attributes", {}), prefix, depth + 1)
     elif isinstance(tree, dict) and depth < MAX_DEPTH:
         for key, value in tree.items():
             if isinstance(key, str):
