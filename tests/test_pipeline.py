@@ -39,10 +39,10 @@ def test_labels_are_shared_equally(model):
 
 def test_one_compilation_serves_every_seed_label_and_guidance(model):
     model.sample(jax.random.key(0), labels=[1, 2], steps=3, guidance=1.0)
-    before = pipeline._sample._cache_size()
+    before = pipeline.model._sample._cache_size()
     for seed, guidance in ((1, 2.0), (2, 7.5), (3, 0)):
         model.sample(jax.random.key(seed), labels=[seed, 5], steps=3, guidance=guidance)
-    assert pipeline._sample._cache_size() == before
+    assert pipeline.model._sample._cache_size() == before
 
 
 def test_old_style_keys_are_taken(model):

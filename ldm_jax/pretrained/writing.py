@@ -43,3 +43,10 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(record, indent=2) + "\n")
     temporary.replace(path)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file; `path` appears when it is complete."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(data)
+    temporary.replace(path)

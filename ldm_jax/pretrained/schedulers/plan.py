@@ -29,16 +29,20 @@ class SamplingPlan(NamedTuple):
     grid: Array
     initial: Callable[[Array], Array]
 
-    def denoise(self, network: Callable[[Array, Array], Array]) -> Callable[[Any, Any], Any]:
+    def denoise(
+        self, network: Callable[[Array, Array], Array], timestep: Callable[[Array], Array] | None = None
+    ) -> Callable[[Any, Any], Any]:
         """(z, t) -> Estimate, of network(z, timestep) -> output: its input scaled, its timestep in its own units.
 
-        An output with twice z's channels is taken apart into prediction and learned variance.
+        timestep: from t to the network's units; None: the schedule's (0..999 for tables). An output with twice z's
+        channels is taken apart into prediction and learned variance.
         """
 
         def denoise(z, t):
             alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
             scale = expand(input_scale(self.prediction, alpha, sigma), z)
-            output = network(scale * z, schedules.timestep(self.schedule, t))
+            time = schedules.timestep(self.schedule, t) if timestep is None else timestep(t)
+            output = network(scale * z, time)
             if output.shape[-1] != 2 * z.shape[-1]:
                 return estimate(self.prediction, output, z, alpha, sigma)
             output, variance = split_learned(output)
