@@ -33,8 +33,9 @@ def worker() -> None:
     from ldm_jax.config import load_config
     from ldm_jax.models import Autoencoder, DiT
     from ldm_jax.pipeline import make_schedule
-    from ldm_jax.training.losses import autoencoder_loss, denoiser_loss
+    from ldm_jax.training.first_stage import autoencoder_loss
     from ldm_jax.training.optimizer import make_optimizer
+    from ldm_jax.training.second_stage import denoiser_loss
     from ldm_jax.training.step import TrainState, train_step
 
     config = load_config(ROOT / "configs" / "quickstart.py").resolve(10)
@@ -59,6 +60,7 @@ def worker() -> None:
     for stage, (module, loss_fn, batch) in stages.items():
         optimizer = make_optimizer(config.denoiser_training)
         params = jax.jit(module.init)(jax.random.key(0), *module.example_inputs())["params"]
+        params = {"autoencoder": params} if stage == "autoencoder" else params
         state = TrainState(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), optimizer.init(params))
         step = jax.jit(partial(train_step, loss_fn=loss_fn, optimizer=optimizer, ema=0.99), donate_argnums=0)
         start = time.perf_counter()

@@ -11,7 +11,10 @@ from typing import Any, Literal
 
 from ldm_jax.errors import InputError
 from ldm_jax.models.autoencoder import AutoencoderConfig
+from ldm_jax.models.discriminator import DiscriminatorConfig
 from ldm_jax.models.dit import DiTConfig
+from ldm_jax.models.tiny import TinyAutoencoderConfig
+from ldm_jax.models.vq import FSQConfig, VQConfig
 
 
 def _at_least(section: str, config: Any, **bounds: int | float) -> None:
@@ -67,15 +70,48 @@ class DiffusionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """The autoencoder's loss, per image element: reconstruction + kl_weight x KL in nats / number of elements."""
+    """The autoencoder's loss, per image element: reconstruction + perception + the bottleneck's penalty, and a game."""
 
     reconstruction: Literal["l1", "l2", "bce"] = "l1"
     """Mean over the image's elements; bce is on (x + 1) / 2 and needs autoencoder.sigmoid_output."""
     kl_weight: float = 1e-6
-    """Weight of the KL term; both terms divided by the same number, this is the weight of LDM's sums."""
+    """Weight of the KL in nats, divided by the image's elements; so this is the weight of LDM's sums, too."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """sum: all but the game times the image's elements, as LDM has it for KL; mean: as it has it for VQ."""
+    perceptual_weight: float = 0.0
+    """Weight of LPIPS; its networks are an extra: pip install -e ".[lpips]"."""
+    perceptual: Literal["vgg16", "alexnet"] = "vgg16"
+    """The network of LPIPS: vgg16 as in LDM, alexnet at a fraction of the cost."""
+    adversarial_weight: float = 0.0
+    """Weight of the generator's loss; 0: no discriminator."""
+    adversarial: Literal["hinge", "non_saturating"] = "hinge"
+    """Form of the game."""
+    adversarial_start: int = 0
+    """Step from which the generator sees the discriminator, which is trained from the first."""
+    adaptive: bool = True
+    """Scale adversarial_weight so that the last layer's gradients balance (VQGAN's adaptive weight)."""
+    lecam_weight: float = 0.0
+    """Weight of LeCam's regulariser of the discriminator."""
+    r1_weight: float = 0.0
+    """Weight of the discriminator's squared gradient norm at real images."""
+    codebook: Literal["ema", "gradient"] = "ema"
+    """VQ: how the codebook follows its latents, by moving averages with restarts of rare codes, or by the loss."""
+    commitment: float = 0.25
+    """VQ: weight of the latents' distance to their codes."""
+    restart_below: float = 0.1
+    """VQ with ema: a code used less than this share of the even share starts anew on a latent of the batch."""
+    equivariance_weight: float = 0.0
+    """Weight of EQ-VAE's term: latents turned, mirrored and halved decode to the image treated alike."""
 
     def __post_init__(self) -> None:
-        _at_least("autoencoder_loss", self, kl_weight=0.0)
+        weights = ("kl", "perceptual", "adversarial", "lecam", "r1", "equivariance")
+        _at_least("autoencoder_loss", self, **{f"{name}_weight": 0.0 for name in weights})
+        _at_least("autoencoder_loss", self, adversarial_start=0, commitment=0.0, restart_below=0.0)
+        if self.restart_below > 1.0:
+            raise InputError(f"autoencoder_loss.restart_below: {self.restart_below} must be at most 1")
+        for field in ("lecam_weight", "r1_weight"):
+            if getattr(self, field) and not self.adversarial_weight:
+                raise InputError(f"autoencoder_loss.{field}: {getattr(self, field)} needs adversarial_weight above 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,8 +172,13 @@ class Config:
     """A whole experiment."""
 
     data: DataConfig = DataConfig()
-    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    autoencoder: AutoencoderConfig | VQConfig | FSQConfig | TinyAutoencoderConfig = AutoencoderConfig()
+    autoencoder_from: str = ""
+    """A model's folder, or one of an autoencoder alone, to start from; its architecture stands for `autoencoder`."""
+    autoencoder_trains: Literal["all", "decoder", "nothing"] = "all"
+    """decoder: the latents stay as they are. nothing: the autoencoder is used as autoencoder_from has it."""
     autoencoder_loss: LossConfig = LossConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
     autoencoder_training: TrainingConfig = TrainingConfig()
     denoiser: DiTConfig = DiTConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
@@ -157,22 +198,43 @@ class Config:
                 f"denoiser.patch: {self.denoiser.patch} must divide the latents' side "
                 f"{size // factor} (image_size {size} / factor {factor})"
             )
-        if self.autoencoder_loss.reconstruction == "bce" and not self.autoencoder.sigmoid_output:
-            raise InputError("autoencoder_loss.reconstruction: 'bce' needs autoencoder.sigmoid_output true")
-        channels = self.autoencoder.latent_channels
+        self._check_loss()
+        if self.autoencoder_trains == "nothing" and not self.autoencoder_from:
+            raise InputError("autoencoder_trains: 'nothing' needs autoencoder_from, a trained autoencoder")
+        channels = self.autoencoder.code_channels
         for field in ("in_channels", "out_channels"):
             value = getattr(self.denoiser, field)
             if value not in (0, channels):
-                raise InputError(f"denoiser.{field}: {value} must be 0 or autoencoder.latent_channels ({channels})")
+                raise InputError(f"denoiser.{field}: {value} must be 0 or the latents' channels ({channels})")
         for stage in (self.autoencoder_training, self.denoiser_training):
             if self.data.batch_size % stage.accumulate:
                 raise InputError(
                     f"data.batch_size: {self.data.batch_size} must be a multiple of accumulate ({stage.accumulate})"
                 )
 
+    def _check_loss(self) -> None:
+        loss, size = self.autoencoder_loss, self.data.image_size
+        if loss.reconstruction == "bce" and not getattr(self.autoencoder, "sigmoid_output", False):
+            raise InputError("autoencoder_loss.reconstruction: 'bce' needs autoencoder.sigmoid_output true")
+        if loss.perceptual_weight and size < 16:
+            raise InputError(f"data.image_size: {size} must be at least 16 for LPIPS (perceptual_weight)")
+        if loss.adversarial_weight and size < self.discriminator.least_side:
+            raise InputError(
+                f"discriminator.layers: {self.discriminator.layers} need images of {self.discriminator.least_side} px, "
+                f"data.image_size is {size}"
+            )
+        if loss.equivariance_weight:
+            if isinstance(self.autoencoder, VQConfig | FSQConfig):
+                raise InputError("autoencoder_loss.equivariance_weight: must be 0 for quantised latents")
+            if size // self.autoencoder.factor % 2 or size < 32 * bool(loss.perceptual_weight):
+                raise InputError(
+                    f"autoencoder_loss.equivariance_weight: needs latents of even side, and 32 px with LPIPS; "
+                    f"data.image_size is {size}"
+                )
+
     def resolve(self, num_classes: int) -> Config:
-        """This config with the denoiser's open fields filled in: channels from the latents, classes from the data."""
-        channels, asked = self.autoencoder.latent_channels, self.denoiser.num_classes
+        """This config with the open fields filled in: channels from images and latents, classes from the data."""
+        channels, asked = self.autoencoder.code_channels, self.denoiser.num_classes
         if asked > 0 and asked != num_classes:
             raise InputError(f"denoiser.num_classes: {asked} must be -1, 0 or the data's {num_classes}")
         denoiser = dataclasses.replace(
@@ -181,11 +243,14 @@ class Config:
             out_channels=channels,
             num_classes=num_classes if asked == -1 else asked,
         )
-        return dataclasses.replace(self, denoiser=denoiser)
+        discriminator = dataclasses.replace(self.discriminator, image_channels=self.autoencoder.image_channels)
+        return dataclasses.replace(self, denoiser=denoiser, discriminator=discriminator)
 
     def to_json(self) -> str:
-        """Indented JSON that `from_json` reads back to an equal config."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        """Indented JSON that `from_json` reads back to an equal config; "type" tells which autoencoder it is."""
+        tree = dataclasses.asdict(self)
+        tree["autoencoder"] = {"type": type(self.autoencoder).__name__, **tree["autoencoder"]}
+        return json.dumps(tree, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Config:
@@ -220,8 +285,15 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
         if len(kinds) == len(value):
             return tuple(_convert(kind, item, path) for kind, item in zip(kinds, value, strict=True))
-    if origin in (typing.Union, types.UnionType) and value is None and type(None) in args:
-        return None
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        if all(dataclasses.is_dataclass(arg) for arg in args) and isinstance(value, dict):
+            kinds = {arg.__name__: arg for arg in args}
+            kind = value.get("type", args[0].__name__)
+            if kind not in kinds:
+                raise InputError(f"{path}.type: {kind!r} must be one of {', '.join(kinds)}")
+            return from_dict(kinds[kind], {k: v for k, v in value.items() if k != "type"}, f"{path}.")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
@@ -251,12 +323,25 @@ def load_config(path: str | Path) -> Config:
     return config
 
 
+def _shrink_autoencoder(
+    config: AutoencoderConfig | VQConfig | FSQConfig | TinyAutoencoderConfig,
+) -> AutoencoderConfig | VQConfig | FSQConfig | TinyAutoencoderConfig:
+    if isinstance(config, TinyAutoencoderConfig):
+        widths, blocks = (8,) * len(config.encoder_channels), (1,) * len(config.encoder_blocks)
+        return dataclasses.replace(
+            config, encoder_channels=widths, decoder_channels=widths, encoder_blocks=blocks, decoder_blocks=blocks
+        )
+    small = dataclasses.replace(
+        config, channels=8, groups=4, blocks=1, multipliers=tuple(min(m, 2) for m in config.multipliers)
+    )
+    if isinstance(small, VQConfig):
+        return dataclasses.replace(small, codebook_size=min(small.codebook_size, 64))
+    return small
+
+
 def shrink(config: Config) -> Config:
     """The same experiment made tiny: small nets, few steps and images; every path of the code is still walked."""
-    ae, denoiser = config.autoencoder, config.denoiser
-    autoencoder = dataclasses.replace(
-        ae, channels=8, groups=4, blocks=1, multipliers=tuple(min(m, 2) for m in ae.multipliers)
-    )
+    denoiser, autoencoder = config.denoiser, _shrink_autoencoder(config.autoencoder)
     dit = dataclasses.replace(denoiser, width=32, depth=min(denoiser.depth, 2), heads=2)
     # Four tokens a side are enough; no larger than what was asked for.
     size = min(config.data.image_size, 4 * autoencoder.factor * dit.patch)
@@ -275,6 +360,10 @@ def shrink(config: Config) -> Config:
         config,
         data=data,
         autoencoder=autoencoder,
+        autoencoder_loss=dataclasses.replace(
+            config.autoencoder_loss, adversarial_start=min(config.autoencoder_loss.adversarial_start, 4)
+        ),
+        discriminator=dataclasses.replace(config.discriminator, channels=8, layers=1),
         denoiser=dit,
         autoencoder_training=few(config.autoencoder_training),
         denoiser_training=few(config.denoiser_training),

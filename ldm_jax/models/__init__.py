@@ -6,13 +6,28 @@ import flax.linen as nn
 
 from ldm_jax.models.autoencoder import Autoencoder, AutoencoderConfig, Posterior
 from ldm_jax.models.conditioning import Conditioning
+from ldm_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from ldm_jax.models.dit import DiT, DiTConfig
+from ldm_jax.models.efficientnet import EfficientNet, EfficientNetConfig, EfficientNetFeatures
 from ldm_jax.models.lpips import LPIPS, LPIPSConfig
 from ldm_jax.models.mmdit import MMDiT, MMDiTConfig
 from ldm_jax.models.text import TextEncoder, TextEncoderConfig, TextEncoding, sentence_embedding
 from ldm_jax.models.tiny import TinyAutoencoder, TinyAutoencoderConfig
 from ldm_jax.models.unet import UNet, UNetConfig
-from ldm_jax.models.vq import VQAutoencoder, VQConfig
+from ldm_jax.models.vq import FSQAutoencoder, FSQConfig, QuantizedAutoencoder, VQAutoencoder, VQConfig
+
+AUTOENCODERS: dict[type, type[nn.Module]] = {
+    AutoencoderConfig: Autoencoder,
+    VQConfig: VQAutoencoder,
+    FSQConfig: FSQAutoencoder,
+    TinyAutoencoderConfig: TinyAutoencoder,
+}
+"""The first stage that each config describes."""
+
+
+def make_autoencoder(config: AutoencoderConfig | TinyAutoencoderConfig) -> Any:
+    """The first stage that a config describes: a module with `encode`, `decode`, `decode_features` and `output`."""
+    return AUTOENCODERS[type(config)](config)  # type: ignore[call-arg]
 
 
 def apply(module: nn.Module, params: Any, *args: Any, **kwargs: Any) -> Any:
@@ -21,16 +36,25 @@ def apply(module: nn.Module, params: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 __all__ = [
+    "AUTOENCODERS",
     "LPIPS",
     "Autoencoder",
     "AutoencoderConfig",
     "Conditioning",
     "DiT",
     "DiTConfig",
+    "Discriminator",
+    "DiscriminatorConfig",
+    "EfficientNet",
+    "EfficientNetConfig",
+    "EfficientNetFeatures",
+    "FSQAutoencoder",
+    "FSQConfig",
     "LPIPSConfig",
     "MMDiT",
     "MMDiTConfig",
     "Posterior",
+    "QuantizedAutoencoder",
     "TextEncoder",
     "TextEncoderConfig",
     "TextEncoding",
@@ -41,5 +65,6 @@ __all__ = [
     "VQAutoencoder",
     "VQConfig",
     "apply",
+    "make_autoencoder",
     "sentence_embedding",
 ]

@@ -1,12 +1,14 @@
 """The first stage: images to a KL-regularised latent space and back, as in LDM (Rombach et al. 2022, appendix G).
 
 Esser et al. 2021 (arXiv 2012.09841), table 7 for the ResNet encoder and decoder. A space-to-depth stem replaces the
-first halvings where convolutions at full resolution are too dear.
+first halvings where convolutions at full resolution are too dear; residual_resampling is the residual autoencoding of
+DC-AE (Chen et al. 2024, arXiv 2410.10733, section 3.2).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Literal, NamedTuple
 
 import flax.linen as nn
@@ -54,6 +56,10 @@ class AutoencoderConfig:
     """The decoder's features are logits of (x + 1) / 2, as binary cross-entropy wants; `decode` applies the sigmoid."""
     attention_levels: tuple[int, ...] = ()
     """Resolutions (0 the finest) whose every ResNet block is followed by self-attention."""
+    residual_resampling: bool = False
+    """Shortcuts without parameters around every down- and up-sampling, which then also change the width."""
+    remat: bool = False
+    """Recompute the ResNet blocks in the backward pass instead of keeping their activations."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the arithmetic; parameters stay float32."""
 
@@ -69,6 +75,17 @@ class AutoencoderConfig:
             raise InputError(
                 f"autoencoder.attention_levels: {self.attention_levels} must be below {len(self.multipliers)}"
             )
+        if self.residual_resampling and any(
+            4 * fine % coarse or 4 * coarse % fine for fine, coarse in itertools.pairwise(self.multipliers)
+        ):
+            raise InputError(
+                f"autoencoder.multipliers: {self.multipliers} must grow by factors of 1, 2 or 4 with residual_resampling"
+            )
+
+    @property
+    def code_channels(self) -> int:
+        """Channels of the latents that `encode` gives and `decode` takes."""
+        return self.latent_channels
 
     @property
     def encoder_channels(self) -> int:
@@ -108,11 +125,13 @@ class Encoder(nn.Module):
         h = conv(c.channels, space_to_depth(x.astype(dtype), c.stem), dtype, name="conv_in")
         for level, multiplier in enumerate(c.multipliers):
             for block in range(c.blocks):
-                h = ResBlock(c.channels * multiplier, c.groups, dtype=dtype, name=f"down{level}_block{block}")(h)
+                h = _resblock(c)(c.channels * multiplier, c.groups, dtype=dtype, name=f"down{level}_block{block}")(h)
                 if level in c.attention_levels:
                     h = SpatialAttention(groups=c.groups, dtype=dtype, name=f"down{level}_attention{block}")(h)
             if level < len(c.multipliers) - 1:
-                h = Downsample(h.shape[-1], dtype=dtype, name=f"down{level}_downsample")(h)
+                width = c.channels * c.multipliers[level + 1] if c.residual_resampling else h.shape[-1]
+                residual = c.residual_resampling
+                h = Downsample(width, dtype=dtype, residual=residual, name=f"down{level}_downsample")(h)
         h = _middle(c, h)
         h = nn.silu(GroupNorm(c.groups, dtype=dtype, name="norm_out")(h))
         return conv(c.encoder_channels, h, dtype, name="conv_out")
@@ -130,22 +149,28 @@ class Decoder(nn.Module):
         h = _middle(c, h)
         for level, multiplier in reversed(list(enumerate(c.multipliers))):
             for block in range(c.blocks + 1):
-                h = ResBlock(c.channels * multiplier, c.groups, dtype=dtype, name=f"up{level}_block{block}")(h)
+                h = _resblock(c)(c.channels * multiplier, c.groups, dtype=dtype, name=f"up{level}_block{block}")(h)
                 if level in c.attention_levels:
                     h = SpatialAttention(groups=c.groups, dtype=dtype, name=f"up{level}_attention{block}")(h)
             if level > 0:
-                h = Upsample(h.shape[-1], dtype=dtype, name=f"up{level}_upsample")(h)
+                width = c.channels * c.multipliers[level - 1] if c.residual_resampling else h.shape[-1]
+                residual = c.residual_resampling
+                h = Upsample(width, dtype=dtype, residual=residual, name=f"up{level}_upsample")(h)
         h = nn.silu(GroupNorm(c.groups, dtype=dtype, name="norm_out")(h))
         h = conv(c.image_channels * c.stem ** (h.ndim - 2), h, dtype, name="conv_out")
         return depth_to_space(h, c.stem).astype(jnp.float32)
 
 
+def _resblock(config: AutoencoderConfig) -> type[ResBlock]:
+    return nn.remat(ResBlock) if config.remat else ResBlock  # type: ignore[return-value]
+
+
 def _middle(config: AutoencoderConfig, h: Images) -> Images:
     dtype = jnp.dtype(config.dtype)
-    h = ResBlock(h.shape[-1], config.groups, dtype=dtype, name="mid_block0")(h)
+    h = _resblock(config)(h.shape[-1], config.groups, dtype=dtype, name="mid_block0")(h)
     if config.attention:
         h = SpatialAttention(groups=config.groups, dtype=dtype, name="mid_attention")(h)
-    return ResBlock(h.shape[-1], config.groups, dtype=dtype, name="mid_block1")(h)
+    return _resblock(config)(h.shape[-1], config.groups, dtype=dtype, name="mid_block1")(h)
 
 
 class Autoencoder(nn.Module):

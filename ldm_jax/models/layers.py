@@ -42,6 +42,11 @@ def depth_to_space(x: Features, patch: int) -> Features:
     return x.reshape(b, *(s * patch for s in space), c // patch**n)
 
 
+def _swap_minor(x: Features, major: int, minor: int) -> Features:
+    """Channels that count through [major minor] reordered to [minor major]."""
+    return jnp.swapaxes(x.reshape(*x.shape[:-1], major, minor), -1, -2).reshape(x.shape)
+
+
 def conv(features: int, x: Features, dtype: DTypeLike, size: int = 3, name: str | None = None) -> Features:
     """A convolution of odd `size` that keeps the space axes; must be called within a compact method."""
     return nn.Conv(features, (size,) * rank(x), padding=size // 2, dtype=dtype, name=name)(x)
@@ -106,35 +111,49 @@ class Downsample(nn.Module):
     """Halves the space axes with a strided 3-convolution.
 
     padding: "end" pads one zero after each axis, as LDM's autoencoder does; "both" pads both sides, as its UNet does.
+    residual: adds the input's pixels, moved to the channels and averaged in groups (DC-AE, arXiv 2410.10733, figure 4).
     """
 
     features: int
     padding: Literal["end", "both"] = "end"
     dtype: DTypeLike = jnp.float32
+    residual: bool = False
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
         n = rank(x)
         pads = ((0, 1) if self.padding == "end" else (1, 1),) * n
-        return nn.Conv(self.features, (3,) * n, strides=(2,) * n, padding=pads, dtype=self.dtype, name="conv")(x)
+        h = nn.Conv(self.features, (3,) * n, strides=(2,) * n, padding=pads, dtype=self.dtype, name="conv")(x)
+        if not self.residual:
+            return h
+        # The four pixels of one channel stay together, so that a group averages as few channels as it can.
+        pixels = _swap_minor(space_to_depth(x, 2), 2**n, x.shape[-1])
+        return h + pixels.reshape(*h.shape, -1).mean(axis=-1).astype(h.dtype)
 
 
 class Upsample(nn.Module):
     """Doubles the space axes by nearest neighbour, then a 3-convolution.
 
     size: the space axes wanted, for skip connections of odd size; each is twice the input's or one less.
+    residual: adds the input's channels, repeated and moved to the pixels (DC-AE, arXiv 2410.10733, figure 4).
     """
 
     features: int
     dtype: DTypeLike = jnp.float32
+    residual: bool = False
 
     @nn.compact
     def __call__(self, x: Features, size: tuple[int, ...] | None = None) -> Features:
+        n, shortcut = rank(x), None
+        if self.residual:
+            pixels = jnp.repeat(x, 2**n * self.features // x.shape[-1], axis=-1)
+            shortcut = depth_to_space(_swap_minor(pixels, self.features, 2**n), 2)
         for axis in range(1, x.ndim - 1):
             x = jnp.repeat(x, 2, axis=axis)
         if size is not None and size != x.shape[1:-1]:
             x = x[(slice(None), *(slice(s) for s in size))]
-        return conv(self.features, x, self.dtype, name="conv")
+        h = conv(self.features, x, self.dtype, name="conv")
+        return h if shortcut is None else h + shortcut.astype(h.dtype)
 
 
 def sinusoidal(

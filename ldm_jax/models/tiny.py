@@ -46,6 +46,11 @@ class TinyAutoencoderConfig:
             raise InputError("autoencoder.decoder_blocks: must have as many entries as encoder_blocks")
 
     @property
+    def code_channels(self) -> int:
+        """Channels of the latents that `encode` gives and `decode` takes."""
+        return self.latent_channels
+
+    @property
     def factor(self) -> int:
         """How many times smaller the latents are than the images, along each axis."""
         return 2 ** (len(self.encoder_blocks) - 1)
@@ -116,6 +121,14 @@ class TinyAutoencoder(nn.Module):
     def encode(self, x: Images) -> Images:
         """Images [b *space c] in [-1, 1] to latents [b *(space / factor) latent_channels]."""
         return self.encoder(x)
+
+    def decode_features(self, z: Images) -> Images:
+        """Latents to the decoder's output in float32, which are the images."""
+        return self.decoder(z)
+
+    def output(self, features: Images) -> Images:
+        """Images from the decoder's output."""
+        return features
 
     def decode(self, z: Images) -> Images:
         """Latents to images in float32, about [-1, 1]."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from ldm_jax.config import DiffusionConfig, SamplingConfig, from_dict
 from ldm_jax.errors import InputError
-from ldm_jax.models import Autoencoder, DiT, MMDiT, TextEncoder, TinyAutoencoder, UNet, VQAutoencoder
+from ldm_jax.models import AUTOENCODERS, Autoencoder, DiT, MMDiT, TextEncoder, TinyAutoencoder, UNet, VQAutoencoder
 from ldm_jax.pipeline.model import LatentDiffusion
 from ldm_jax.pipeline.process import OWN_SAMPLER, Scheduler
 from ldm_jax.pipeline.prompts import Encoder, Style, TextConditioner
@@ -117,7 +117,7 @@ class Reader(NamedTuple):
 
 def _load_ours(read: Reader) -> LatentDiffusion:
     index = read.index
-    autoencoder, autoencoder_params, statistics = read.part("vae", Autoencoder)
+    autoencoder, autoencoder_params, statistics = read.part("vae", *AUTOENCODERS.values())
     denoiser, denoiser_params, _ = read.part("transformer", DiT) if "transformer" in index else (None, None, None)
     try:
         return LatentDiffusion(
@@ -215,7 +215,7 @@ def _save_ours(model: LatentDiffusion, path: Path) -> dict[str, Any]:
     index: dict[str, Any] = {
         "_class_name": "LatentDiffusion",
         "_library": "ldm_jax",
-        "vae": ["ldm_jax", "Autoencoder"],
+        "vae": ["ldm_jax", type(model.autoencoder).__name__],
         "image_size": model.image_size,
         "diffusion": dataclasses.asdict(model.diffusion),
         "sampling": dataclasses.asdict(model.sampling),

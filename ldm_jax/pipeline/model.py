@@ -21,6 +21,7 @@ from ldm_jax.models import (
     Autoencoder,
     Conditioning,
     DiT,
+    FSQAutoencoder,
     MMDiT,
     Posterior,
     TinyAutoencoder,
@@ -31,8 +32,8 @@ from ldm_jax.models import (
 from ldm_jax.pipeline.process import Process, Scheduler
 from ldm_jax.pipeline.prompts import TextConditioner
 
-Images = Float[Array, "b h w c"]
-FirstStage = Autoencoder | VQAutoencoder | TinyAutoencoder
+Images = Float[Array | np.ndarray, "b h w c"]
+FirstStage = Autoencoder | VQAutoencoder | FSQAutoencoder | TinyAutoencoder
 Denoiser = DiT | UNet | MMDiT
 
 
@@ -169,8 +170,9 @@ class LatentDiffusion:
         x = jnp.asarray(images, jnp.float32)
         return _encode(self.autoencoder, self.autoencoder_params, *self._statistics(), x, key)
 
-    def decode(self, z: Float[Array, "b lh lw lc"]) -> Images:
+    def decode(self, z: Float[Array | np.ndarray, "b lh lw lc"]) -> Images:
         """Normalised latents to images in [-1, 1]."""
+        z = jnp.asarray(z, jnp.float32)
         return jnp.clip(_decode(self.autoencoder, self.autoencoder_params, *self._statistics(), z), -1.0, 1.0)
 
     def _statistics(self) -> tuple[Array, Array]:

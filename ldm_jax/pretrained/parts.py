@@ -28,6 +28,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 CLASSES: dict[str, tuple[type[nn.Module], type]] = {
     "ldm_jax.Autoencoder": (models.Autoencoder, models.AutoencoderConfig),
     "ldm_jax.VQAutoencoder": (models.VQAutoencoder, models.VQConfig),
+    "ldm_jax.FSQAutoencoder": (models.FSQAutoencoder, models.FSQConfig),
     "ldm_jax.TinyAutoencoder": (models.TinyAutoencoder, models.TinyAutoencoderConfig),
     "ldm_jax.DiT": (models.DiT, models.DiTConfig),
     "ldm_jax.UNet": (models.UNet, models.UNetConfig),

@@ -57,11 +57,13 @@ def fit(
     batches: Callable[[int, int], Iterator[tuple[int, Any]]],
     batch_size: int,
     look: Callable[[int, TrainState], dict[str, float]],
+    frozen: Any = None,
 ) -> TrainState:
     """Trains one stage from whatever its folder holds to config.steps, and returns the final state.
 
     batches(start, stop) yields (step, host batch). look(step, state) draws pictures and gives numbers to record; it is
-    called every sample_every steps and at the end. Raises Stopped after saving when a signal came.
+    called every sample_every steps and at the end. frozen: parameters that the loss reads and nobody trains. Raises
+    Stopped after saving when a signal came.
     """
     init_key, step_key = (jax.random.fold_in(key, i) for i in range(2))
     checkpoints = Checkpoints(workdir / stage)
@@ -82,14 +84,14 @@ def fit(
 
     # Loops over several fake CPU devices deadlock when steps pile up (JAX 0.10.2), so each one is waited for there.
     wait = jax.default_backend() == "cpu" and jax.device_count() > 1
-    rate = learning_rate(config)
+    rate, shared = learning_rate(config), None if frozen is None else strategy.share(frozen)
     record = Record(workdir, stage, start, config.steps, batch_size)
     pending: list[Any] = []
     try:
         with StopSignal() as stop:
             for k, batch in batches(start, config.steps):
                 step = k + 1
-                state, metrics = strategy.step(state, strategy.put(batch), step_key)
+                state, metrics = strategy.step(state, strategy.put(batch), step_key, shared)
                 pending.append(metrics)
                 record.tick()
                 if wait:

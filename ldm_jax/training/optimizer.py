@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import optax
 
@@ -29,3 +31,32 @@ def make_optimizer(config: TrainingConfig) -> optax.GradientTransformation:
         mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
     )
     return optax.chain(optax.clip_by_global_norm(config.clip), adamw) if config.clip else adamw
+
+
+def make_first_stage_optimizer(
+    config: TrainingConfig, codebook: str, trains: str
+) -> optax.GradientTransformation:
+    """The autoencoder's AdamW; for a discriminator Adam at the same rates with betas 0.5 and 0.9, as in LDM.
+
+    Averages (params["statistics"], and the codebook where it is "ema") move by their whole gradient, which is how the
+    loss tells where they go. trains "decoder": encoder and codebook stay.
+    """
+    adversary = optax.adam(learning_rate(config), b1=0.5, b2=0.9)
+    if config.clip:
+        adversary = optax.chain(optax.clip_by_global_norm(config.clip), adversary)
+    rules = {
+        "autoencoder": make_optimizer(config),
+        "discriminator": adversary,
+        "statistics": optax.sgd(1.0),
+        "fixed": optax.set_to_zero(),
+    }
+
+    def rule(path: Any, _: Any) -> str:
+        section, part = path[0].key, path[1].key
+        if section != "autoencoder":
+            return section
+        if trains == "decoder" and part not in ("decoder", "post_quant"):
+            return "fixed"
+        return "statistics" if part == "codebook" and codebook == "ema" else "autoencoder"
+
+    return optax.partition(rules, lambda params: jax.tree_util.tree_map_with_path(rule, params))

@@ -23,12 +23,16 @@ def device_mesh(devices: Sequence[Any] | None = None) -> Mesh:
 
 
 class Strategy(NamedTuple):
-    """create(init, key) -> state; step(state, batch, key) -> (state, metrics); put(host batch) -> device batch."""
+    """create(init, key) -> state; step(state, batch, key, frozen=None) -> (state, metrics); put(host batch) -> batch.
+
+    share(tree) -> the tree whole on every device, as `frozen` shall be.
+    """
 
     create: Callable[[Callable[[jax.Array], TrainState], jax.Array], TrainState]
     shardings: Callable[[TrainState], Any]
-    step: Callable[[TrainState, Any, jax.Array], tuple[TrainState, Metrics]]
+    step: Callable[..., tuple[TrainState, Metrics]]
     put: Callable[[Any], Any]
+    share: Callable[[Any], Any]
 
 
 def shard_largest(shape: tuple[int, ...], devices: int) -> PartitionSpec:
@@ -41,7 +45,7 @@ def shard_largest(shape: tuple[int, ...], devices: int) -> PartitionSpec:
 
 
 def make_strategy(name: str, train_step: Callable, devices: Sequence[Any] | None = None) -> Strategy:
-    """The strategy `name`, "pmap" or "fsdp", for a train_step(state, batch, key, axis_name=...).
+    """The strategy `name`, "pmap" or "fsdp", for a train_step(state, batch, key, frozen, axis_name=...).
 
     pmap: state replicated, the batch's leading axis split over the devices, gradients averaged by pmean. fsdp: one
     global program under jit; parameters, optimiser state and EMA are split over the devices from birth.
@@ -64,28 +68,34 @@ def make_strategy(name: str, train_step: Callable, devices: Sequence[Any] | None
             options = {}
         return jax.jit(init, out_shardings=placed, compiler_options=options)(key)
 
+    def share(tree: Any) -> Any:
+        return jax.device_put(tree, replicated)
+
     if name == "pmap":
         local = sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
-        step = jax.pmap(
+        mapped = jax.pmap(
             partial(train_step, axis_name=AXIS),
             axis_name=AXIS,
-            in_axes=(None, 0, None),
+            in_axes=(None, 0, None, None),
             out_axes=(None, None),
             donate_argnums=0,
             devices=None if devices is None else list(devices),
         )
 
+        def step(state: TrainState, batch: Any, key: jax.Array, frozen: Any = None) -> tuple[TrainState, Metrics]:
+            return mapped(state, batch, key, frozen)
+
         def put(batch: Any) -> Any:
             return jax.tree.map(lambda x: np.reshape(x, (local, -1, *np.shape(x)[1:])), batch)
 
-        return Strategy(create, shardings, step, put)
+        return Strategy(create, shardings, step, put, share)
 
     # Without pinned outputs XLA may choose others for the new state, and compile again.
-    def pinned(state: TrainState, batch: Any, key: jax.Array) -> tuple[TrainState, Metrics]:
-        new, metrics = train_step(state, batch, key)
+    def pinned(state: TrainState, batch: Any, key: jax.Array, frozen: Any = None) -> tuple[TrainState, Metrics]:
+        new, metrics = train_step(state, batch, key, frozen)
         return jax.lax.with_sharding_constraint(new, shardings(state)), metrics
 
     def put_global(batch: Any) -> Any:
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(split, np.asarray(x)), batch)
 
-    return Strategy(create, shardings, jax.jit(pinned, donate_argnums=0), put_global)
+    return Strategy(create, shardings, jax.jit(pinned, donate_argnums=0), put_global, share)

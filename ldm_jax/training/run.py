@@ -18,14 +18,26 @@ from ldm_jax import images
 from ldm_jax.config import Config, TrainingConfig
 from ldm_jax.data import Loader, Source, Subset, open_source, to_uint8
 from ldm_jax.errors import InputError
-from ldm_jax.models import Autoencoder, DiT, apply
+from ldm_jax.models import (
+    AUTOENCODERS,
+    LPIPS,
+    DiT,
+    Discriminator,
+    QuantizedAutoencoder,
+    apply,
+    make_autoencoder,
+)
 from ldm_jax.pipeline import LatentDiffusion, make_schedule
+from ldm_jax.pretrained.lpips import load_lpips
+from ldm_jax.pretrained.parts import load_part
+from ldm_jax.training.bottleneck import code_frequencies, perplexity
+from ldm_jax.training.first_stage import autoencoder_loss, init_first_stage
 from ldm_jax.training.latents import Latents, encode_all
 from ldm_jax.training.loop import fit
-from ldm_jax.training.losses import autoencoder_loss, denoiser_loss
-from ldm_jax.training.optimizer import make_optimizer
-from ldm_jax.training.parallel import Strategy, make_strategy
-from ldm_jax.training.step import LossFn, TrainState, train_step
+from ldm_jax.training.optimizer import make_first_stage_optimizer, make_optimizer
+from ldm_jax.training.parallel import AXIS, Strategy, make_strategy
+from ldm_jax.training.second_stage import denoiser_loss
+from ldm_jax.training.step import LossFn, Params, TrainState, train_step
 
 log = logging.getLogger("ldm_jax")
 
@@ -101,6 +113,18 @@ def check_devices(config: Config) -> None:
             )
 
 
+def read_autoencoder(path: str) -> tuple[Any, Params]:
+    """(module, params) of a first stage: a model's folder, a run's, or that of the autoencoder alone."""
+    places = [Path(path), Path(path) / "vae", Path(path) / "model" / "vae", Path(path) / "vqvae"]
+    found = next((place for place in places[1:] + places[:1] if (place / "config.json").is_file()), None)
+    if found is None:
+        raise InputError(f"autoencoder_from: {path} holds no autoencoder; name a model's folder or its vae/")
+    module, params = load_part(found)
+    if type(module) not in AUTOENCODERS.values():
+        raise InputError(f"autoencoder_from: {found} holds a {type(module).__name__}, not an autoencoder")
+    return module, params
+
+
 class Run:
     """One experiment in one folder."""
 
@@ -108,6 +132,12 @@ class Run:
         """Checks the input (devices, data, folder) before anything is compiled; raises InputError."""
         self.workdir = Path(workdir)
         check_devices(config)
+        self.given: Params | None = None
+        if config.autoencoder_from:
+            module, self.given = read_autoencoder(config.autoencoder_from)
+            config = dataclasses.replace(config, autoencoder=module.config)
+        loss = config.autoencoder_loss
+        self.perceptual: tuple[LPIPS, Params] | None = load_lpips(loss.perceptual) if loss.perceptual_weight else None
         source = open_source(config.data.source, "train")
         if 0 < config.data.limit < len(source):
             source = evenly(source, config.data.limit)
@@ -128,9 +158,10 @@ class Run:
 
     def train(self, stage: Stage = "all") -> Path:
         """Trains what is asked for and not done yet; returns the path of the last picture."""
-        autoencoder = Autoencoder(self.config.autoencoder)
+        autoencoder = make_autoencoder(self.config.autoencoder)
         done = self.workdir / "autoencoder"
-        if stage == "denoiser" and not any(done.glob("[0-9]*")):
+        trained = self.config.autoencoder_trains == "nothing" or any(done.glob("[0-9]*"))
+        if stage == "denoiser" and not trained:
             raise InputError(f"stage: denoiser needs {done}; train --stage autoencoder (or all) first")
         params = self._autoencoder(autoencoder)
         latents = encode_all(
@@ -160,50 +191,60 @@ class Run:
     def _identity(self) -> str:
         return json.dumps(dataclasses.asdict(self.config.data), sort_keys=True)
 
-    def _strategy(self, loss_fn: LossFn, training: TrainingConfig) -> tuple[Strategy, Any]:
-        optimizer = make_optimizer(training)
+    def _strategy(self, loss_fn: LossFn, optimizer: Any, training: TrainingConfig) -> Strategy:
         step = partial(
             train_step, loss_fn=loss_fn, optimizer=optimizer, ema=training.ema, accumulate=training.accumulate
         )
-        return make_strategy(self.config.parallel, step), optimizer
-
-    @staticmethod
-    def _init(module: Autoencoder | DiT, optimizer: Any) -> Any:
-        inputs = module.example_inputs()
-
-        def init(key: jax.Array) -> TrainState:
-            params = module.init(key, *inputs)["params"]
-            ema = jax.tree.map(jnp.copy, params)
-            return TrainState(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params))
-
-        return init
+        return make_strategy(self.config.parallel, step)
 
     def _key(self, purpose: int) -> jax.Array:
         return jax.random.fold_in(jax.random.key(self.config.seed), purpose)
 
-    def _autoencoder(self, module: Autoencoder) -> Any:
-        training, data = self.config.autoencoder_training, self.config.data
-        strategy, optimizer = self._strategy(autoencoder_loss(module, self.config.autoencoder_loss), training)
+    def _autoencoder(self, module: Any) -> Params:
+        if self.config.autoencoder_trains == "nothing":
+            return jax.tree.map(jnp.asarray, self.given)
+        loss, training, data = self.config.autoencoder_loss, self.config.autoencoder_training, self.config.data
+        discriminator = Discriminator(self.config.discriminator) if loss.adversarial_weight else None
+        perceptual, frozen = None, None
+        if self.perceptual is not None:
+            perceptual, frozen = self.perceptual[0], {"perceptual": self.perceptual[1]}
+        axis = AXIS if self.config.parallel == "pmap" else None
+        loss_fn = autoencoder_loss(module, loss, perceptual, discriminator, axis)
+        optimizer = make_first_stage_optimizer(training, loss.codebook, self.config.autoencoder_trains)
+        strategy = self._strategy(loss_fn, optimizer, training)
         held_out = self._held_out()
+        quantized = isinstance(module, QuantizedAutoencoder)
 
         @jax.jit
-        def reconstruct(params: Any, x: jax.Array) -> jax.Array:
-            return apply(module, params, x)[0]
+        def reconstruct(params: Params, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+            image, encoded = apply(module, params, x)
+            if not quantized:
+                return image, None
+            indices = apply(module, params, encoded, method="indices")
+            return image, code_frequencies(indices, module.config.codebook_size)
 
         def look(step: int, state: TrainState) -> dict[str, float]:
-            output = np.clip(np.asarray(reconstruct(gathered(state.ema), held_out)), -1.0, 1.0)
+            drawn, frequencies = reconstruct(gathered(state.ema["autoencoder"]), held_out)
+            output = np.clip(np.asarray(drawn), -1.0, 1.0)
             mse = np.square(output - held_out).mean(axis=(1, 2, 3))
             pairs = np.stack([held_out[:32], output[:32]], axis=1).reshape(-1, *output.shape[1:])
             images.write_png(self._picture("autoencoder", step), images.grid(to_uint8(pairs), 8), self._scale())
-            return {"test_psnr": float((10 * np.log10(4 / np.maximum(mse, 1e-10))).mean())}
+            numbers = {"test_psnr": float((10 * np.log10(4 / np.maximum(mse, 1e-10))).mean())}
+            if frequencies is not None:
+                numbers["test_codes_used"] = float((frequencies > 0).mean())
+                numbers["test_perplexity"] = float(perplexity(frequencies))
+            return numbers
 
         def batches(start: int, stop: int) -> Any:
             for k, batch in self.loader.iterate(start, stop):
-                yield k, {name: batch[name] for name in ("image", "index")}
+                seen = np.full(len(batch["index"]), k >= loss.adversarial_start, np.float32)
+                yield k, {"image": batch["image"], "index": batch["index"], "adversarial": seen}
 
-        init, key = self._init(module, optimizer), self._key(AUTOENCODER)
-        state = fit("autoencoder", self.workdir, training, strategy, init, key, batches, data.batch_size, look)
-        return gathered(state.ema)
+        def init(key: jax.Array) -> TrainState:
+            return started(init_first_stage(module, discriminator, loss, key, self.given), optimizer)
+
+        where = "autoencoder", self.workdir, training, strategy, init, self._key(AUTOENCODER), batches
+        return gathered(fit(*where, data.batch_size, look, frozen).ema["autoencoder"])
 
     def _denoiser(self, model: LatentDiffusion, latents: Latents) -> LatentDiffusion:
         training, batch_size = self.config.denoiser_training, self.config.data.batch_size
@@ -211,7 +252,8 @@ class Run:
         schedule = make_schedule(self.config.diffusion)
         mean, std = jnp.asarray(latents.mean), jnp.asarray(latents.std)
         loss_fn = denoiser_loss(module, self.config.diffusion, schedule, mean, std)
-        strategy, optimizer = self._strategy(loss_fn, training)
+        optimizer = make_optimizer(training)
+        strategy = self._strategy(loss_fn, optimizer, training)
 
         def look(step: int, state: TrainState) -> dict[str, float]:
             columns = module.config.num_classes or 8
@@ -227,8 +269,11 @@ class Run:
             for k in range(start, stop):
                 yield k, latents.batch(k, batch_size, *where)
 
-        init, key = self._init(module, optimizer), self._key(DENOISER)
-        state = fit("denoiser", self.workdir, training, strategy, init, key, batches, batch_size, look)
+        def init(key: jax.Array) -> TrainState:
+            return started(module.init(key, *module.example_inputs())["params"], optimizer)
+
+        where = "denoiser", self.workdir, training, strategy, init, self._key(DENOISER), batches
+        state = fit(*where, batch_size, look)
         return dataclasses.replace(model, denoiser=module, denoiser_params=gathered(state.ema))
 
     def _held_out(self) -> np.ndarray:
@@ -251,6 +296,11 @@ class Run:
     def _scale(self) -> int:
         """Small images are enlarged in pictures, so that a person can see them."""
         return max(1, 64 // self.config.data.image_size)
+
+
+def started(params: Params, optimizer: Any) -> TrainState:
+    """The state before the first step."""
+    return TrainState(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), optimizer.init(params))
 
 
 def gathered(params: Any) -> Any:

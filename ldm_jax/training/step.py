@@ -12,8 +12,10 @@ from jaxtyping import Array, Float
 
 Params: TypeAlias = Any
 Metrics: TypeAlias = dict[str, Array]
-LossFn: TypeAlias = Callable[[Params, Any, Array], tuple[Float[Array, "b"], Metrics]]
-"""(params, batch, keys [b]) -> (loss [b], metrics of [b]): one key and one loss an example, no mean anywhere."""
+LossFn: TypeAlias = Callable[..., tuple[Float[Array, "b"], Metrics]]
+"""(params, batch, keys [b]) -> (loss [b], metrics of [b]): one key and one loss an example, no mean anywhere.
+
+A loss that reads networks which nobody trains (a perceptual one, a teacher) takes their parameters as `frozen=`."""
 
 
 class TrainState(NamedTuple):
@@ -34,6 +36,7 @@ def train_step(
     state: TrainState,
     batch: Any,
     key: Array,
+    frozen: Any = None,
     *,
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
@@ -45,12 +48,13 @@ def train_step(
 
     batch["index"] [b] is each example's place in the global batch. An example's randomness is key folded with the step
     and that index, so it does not depend on the number of devices, processes or micro-batches. With `axis_name`,
-    gradients and metrics are averaged over that mapped axis.
+    gradients and metrics are averaged over that mapped axis. `frozen` is handed to a loss_fn that takes it.
     """
+    extra = {} if frozen is None else {"frozen": frozen}
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, state.step), batch["index"])
 
     def mean_loss(params: Params, batch: Any, keys: Array) -> tuple[Array, Metrics]:
-        losses, metrics = loss_fn(params, batch, keys)
+        losses, metrics = loss_fn(params, batch, keys, **extra)
         return losses.mean(), jax.tree.map(jnp.mean, {"loss": losses, **metrics})
 
     gradient = jax.grad(mean_loss, has_aux=True)

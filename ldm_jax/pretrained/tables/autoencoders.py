@@ -92,7 +92,8 @@ def _write_common(config: AutoencoderConfig) -> dict[str, Any]:
 
 
 def _is_published(config: AutoencoderConfig) -> bool:
-    return config.stem == 1 and not config.sigmoid_output and config.multipliers[0] == 1
+    plain = not (config.sigmoid_output or config.residual_resampling)
+    return config.stem == 1 and plain and config.multipliers[0] == 1
 
 
 def _read_kl(fields: Fields, tensors: Tensors) -> AutoencoderConfig:

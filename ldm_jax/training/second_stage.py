@@ -1,50 +1,20 @@
-"""The two losses: the autoencoder's and the denoiser's. Each gives one number an example."""
+"""The denoiser's loss: one number an example."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float
 
-from ldm_jax.config import DiffusionConfig, LossConfig
+from ldm_jax.config import DiffusionConfig
 from ldm_jax.diffusion.prediction import estimate, expand, target
 from ldm_jax.diffusion.samplers import normal
 from ldm_jax.diffusion.schedules import Schedule
 from ldm_jax.diffusion.times import sample_times
-from ldm_jax.models import Autoencoder, Conditioning, DiT, apply
+from ldm_jax.models import Conditioning, DiT, apply
 from ldm_jax.models.autoencoder import Posterior
+from ldm_jax.training.adversarial import per_example
 from ldm_jax.training.step import LossFn
-
-
-def per_example(x: Float[Array, "b ..."]) -> Float[Array, "b"]:
-    """The mean over all axes but the first."""
-    return x.reshape(x.shape[0], -1).mean(axis=1)
-
-
-def autoencoder_loss(module: Autoencoder, config: LossConfig) -> LossFn:
-    """Reconstruction through one posterior sample plus the weighted KL term; batch: image [b h w c] in [-1, 1]."""
-
-    def loss_fn(params, batch, keys):
-        x = batch["image"]
-        posterior = apply(module, params, x, method="encode")
-        z = posterior.sample(normal(keys, posterior.mean))
-        features = apply(module, params, z, method="decode_features")
-        image = module.output(features)
-        if config.reconstruction == "l1":
-            reconstruction = per_example(jnp.abs(image - x))
-        elif config.reconstruction == "l2":
-            reconstruction = per_example(jnp.square(image - x))
-        else:
-            reconstruction = per_example(optax.sigmoid_binary_cross_entropy(features, 0.5 * (x + 1.0)))
-        kl = posterior.kl()
-        mse = per_example(jnp.square(jnp.clip(image, -1.0, 1.0) - x))
-        # Images span 2 units, so the peak's square is 4.
-        psnr = 10.0 * jnp.log10(4.0 / jnp.maximum(mse, 1e-10))
-        loss = reconstruction + config.kl_weight * kl / x[0].size
-        return loss, {"reconstruction": reconstruction, "kl": kl, "psnr": psnr}
-
-    return loss_fn
 
 
 def denoiser_loss(
