@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,24 +12,7 @@ import pytest
 from ldm_jax.errors import InputError
 from ldm_jax.models import LPIPS, LPIPSConfig, apply
 from ldm_jax.pretrained import load_lpips
-
-ROOM = Path(__file__).parent.parent / "reference"
-
-
-@functools.cache
-def script():
-    """The script that made the references, for its pictures and weights."""
-    spec = importlib.util.spec_from_file_location("reference_feature_networks", ROOM / "feature_networks.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@functools.cache
-def reference(name):
-    with np.load(ROOM / "feature_networks" / f"{name}.npz", allow_pickle=False) as file:
-        return dict(file)
+from tests.feature_references import reference, script
 
 
 def pictures(seed, *shape):

