@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ldm_jax.cli.convert import convert
+from ldm_jax.cli.evaluate import evaluate
 from ldm_jax.cli.sample import sample
 from ldm_jax.cli.train import train
 from ldm_jax.errors import InputError
@@ -14,7 +15,12 @@ from ldm_jax.runtime import configure
 
 log = logging.getLogger("ldm_jax")
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"train": train, "sample": sample, "convert": convert}
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": train,
+    "sample": sample,
+    "evaluate": evaluate,
+    "convert": convert,
+}
 
 
 def run(command: str, args: Sequence[str]) -> int:

@@ -26,6 +26,10 @@ class Protocol:
     steps: int | None
     guidance: float | None
     seed: int | None
+    batch_size: int
+    """It does not change the images; speed and memory depend on it."""
+    reconstruction: Mapping[str, Any] | None
+    """The images that the autoencoder was measured on."""
     features: Mapping[str, Any]
     """For each feature network: its name, weights' hash, and how it resizes."""
     software: Mapping[str, Any]
@@ -48,7 +52,7 @@ class Report:
 
     def to_markdown(self, header: bool = True) -> str:
         """The report as a line of a table, below its header where wanted."""
-        cells = {"of": str(self.protocol.subject["path"])}
+        cells = {str(self.protocol.subject["kind"]): str(self.protocol.subject["path"])}
         if self.protocol.num_samples is not None:
             cells["samples"] = str(self.protocol.num_samples)
         cells |= {name: number(value) for name, value in self.metrics.items()}
