@@ -138,7 +138,7 @@ class VQAutoencoder(QuantizedAutoencoder):
 
     def indices(self, z: Images) -> Int[Array, "b ..."]:
         """The nearest codebook entry of each latent vector."""
-        return nearest(self.codebook, z)
+        return nearest(jnp.asarray(self.codebook), z)
 
     def quantize(self, z: Images) -> Images:
         """Each latent vector replaced by its nearest codebook entry; gradients reach the codebook, not z."""

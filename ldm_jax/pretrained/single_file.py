@@ -1,4 +1,4 @@
-"""Checkpoints in one file: Stable Diffusion 1, 2 and XL under CompVis names; DiT, SiT and LightningDiT."""
+"""Checkpoints in one file: LDM, Stable Diffusion 1, 2, XL and 3 under their own names; DiT, SiT and LightningDiT."""
 
 from __future__ import annotations
 
@@ -12,12 +12,25 @@ import flax.linen as nn
 import numpy as np
 
 from ldm_jax.errors import InputError
-from ldm_jax.models import Autoencoder, DiT, DiTConfig, TextEncoder, TextEncoderConfig, UNet
+from ldm_jax.models import (
+    Autoencoder,
+    AutoencoderConfig,
+    DiT,
+    DiTConfig,
+    MMDiT,
+    MMDiTConfig,
+    TextEncoder,
+    TextEncoderConfig,
+    UNet,
+    UNetConfig,
+    VQAutoencoder,
+    VQConfig,
+)
 from ldm_jax.models.dit import sincos_positions
 from ldm_jax.pretrained.folders import open_file
 from ldm_jax.pretrained.names import Numbers, Table, sources
 from ldm_jax.pretrained.parts import Opened, published_tensors, read_params
-from ldm_jax.pretrained.tables import compvis
+from ldm_jax.pretrained.tables import compvis, stability
 from ldm_jax.pretrained.tables.text import CLIP, CLIP_DERIVED
 from ldm_jax.pretrained.tables.transformers import original_config, original_table
 from ldm_jax.pretrained.tensors import Info, Renamed, Tensors
@@ -30,15 +43,37 @@ class Section(NamedTuple):
     prefix: str
     part: str
     """The folder that diffusers has it in."""
-    module: type[nn.Module]
     config: Callable[[Mapping[str, Info]], Any]
     table: Callable[[Any], Table]
     derived: Callable[[Any], tuple[str, ...]] = lambda config: ()
     """Names that may be left over, as regular expressions."""
+    remade: Callable[[Tensors, Any], Tensors] = lambda tensors, config: tensors
+    """The tensors as the table names them."""
+    fits: Callable[[Mapping[str, Info]], bool] = bool
+    """Whether names, without the prefix, are this part's."""
 
 
-def _levels(config: Any) -> Numbers:
-    return Numbers(levels=len(getattr(config, "multipliers", ())) or len(getattr(config, "channels", ())) or 1)
+MODULES: dict[type, type[nn.Module]] = {
+    UNetConfig: UNet,
+    MMDiTConfig: MMDiT,
+    AutoencoderConfig: Autoencoder,
+    VQConfig: VQAutoencoder,
+    TextEncoderConfig: TextEncoder,
+}
+
+
+def numbers_of(config: Any) -> Numbers:
+    """What a table needs to know of a config."""
+    levels = len(getattr(config, "multipliers", ())) or len(getattr(config, "channels", ())) or 1
+    return Numbers(levels=levels, patch=getattr(config, "patch", 1))
+
+
+def open_section(section: Section, tensors: Tensors, where: str) -> Opened:
+    """The network of one section; tensors under its names without the prefix."""
+    config = section.config(tensors.info)
+    module = MODULES[type(config)](config)  # type: ignore[call-arg]
+    wanted = sources(module, section.table(config), numbers_of(config))
+    return Opened(module, section.remade(tensors, config), wanted, section.derived(config), where)
 
 
 def _sd2_config(info: Mapping[str, Info]) -> TextEncoderConfig:
@@ -51,13 +86,28 @@ def _sd2_derived(config: TextEncoderConfig) -> tuple[str, ...]:
     return (*compvis.OPEN_CLIP_DERIVED, rf"transformer\.resblocks\.{config.depth}\..*", "text_projection")
 
 
-OPENAI_CLIP = (TextEncoder, compvis.clip_config, lambda config: CLIP, lambda config: CLIP_DERIVED)
+OPENAI_CLIP = (compvis.clip_config, lambda config: CLIP, lambda config: CLIP_DERIVED)
+SD3_CLIP = (stability.projected_clip_config, stability.projected_clip_table, lambda config: CLIP_DERIVED)
 SECTIONS = (
-    Section("model.diffusion_model.", "unet", UNet, compvis.unet_config, compvis.unet_table),
+    Section(
+        "model.diffusion_model.",
+        "unet",
+        compvis.unet_config,
+        compvis.unet_table,
+        remade=compvis.unet_tensors,
+        fits=lambda info: "input_blocks.0.0.weight" in info,
+    ),
+    Section(
+        "model.diffusion_model.",
+        "transformer",
+        stability.mmdit_config,
+        lambda config: stability.MMDIT,
+        remade=stability.mmdit_tensors,
+        fits=stability.is_mmdit,
+    ),
     Section(
         "first_stage_model.",
         "vae",
-        Autoencoder,
         compvis.first_stage_config,
         lambda config: compvis.FIRST_STAGE,
         lambda config: (r"loss\..*",),
@@ -66,7 +116,6 @@ SECTIONS = (
     Section(
         "cond_stage_model.model.",
         "text_encoder",
-        TextEncoder,
         _sd2_config,
         lambda config: compvis.OPEN_CLIP,
         _sd2_derived,
@@ -75,17 +124,19 @@ SECTIONS = (
     Section(
         "conditioner.embedders.1.model.",
         "text_encoder_2",
-        TextEncoder,
         compvis.open_clip_config,
         lambda config: compvis.OPEN_CLIP,
         lambda config: compvis.OPEN_CLIP_DERIVED,
     ),
+    Section("text_encoders.clip_l.transformer.", "text_encoder", *SD3_CLIP),
+    Section("text_encoders.clip_g.transformer.", "text_encoder_2", *SD3_CLIP),
 )
 DERIVED = (
     r"model_ema\..*",
     r"(sqrt_|posterior_|log_)?(one_minus_|recip_|recipm1_|mean_|variance|log_)*"
     r"(betas|alphas_cumprod(_prev)?|coef[12]|clipped)",
     r"posterior_.*|sqrt_.*|log_one_minus_alphas_cumprod|lvlb_weights|logvar|scale_factor|denoiser\.sigmas",
+    r"(model\.)?model_sampling\.sigmas|text_encoders\.clip_[lg]\.logit_scale",
 )
 """Schedule tables and a second set of averaged weights, which LDM's checkpoints hold beside the networks."""
 ORIGINAL_DERIVED = (r"pos_embed", r"feat_rope\.freqs_(cos|sin)")
@@ -116,17 +167,15 @@ def open_single(path: str | Path, heads: int | None = None) -> dict[str, Opened]
     parts: dict[str, Opened] = {}
     for section in SECTIONS:
         own = _strip(tensors, section.prefix)
-        if own.info:
-            config = section.config(own.info)
-            module = section.module(config)  # type: ignore[call-arg]
-            wanted = sources(module, section.table(config), _levels(config))
-            parts[section.part] = Opened(
-                module, own, wanted, section.derived(config), f"{path} ({section.prefix[:-1]})"
-            )
+        if section.fits(own.info):
+            parts[section.part] = open_section(section, own, f"{path} ({section.prefix[:-1]})")
+    prefixes = tuple(section.prefix for section in SECTIONS)
+    denoiser = _strip(tensors, "model.diffusion_model.").info
+    if denoiser and not {"unet", "transformer"} & parts.keys():
+        raise InputError(f"model: {path} has a denoiser that is not known; it holds {min(denoiser)}")
     if not parts:
         first = min(tensors.info, default="nothing")
         raise InputError(f"model: {path} is no checkpoint that is known; it holds {first}")
-    prefixes = tuple(section.prefix for section in SECTIONS)
     known = "|".join(f"(?:{pattern})" for pattern in DERIVED)
     rest = [name for name in tensors.info if not name.startswith(prefixes) and not re.fullmatch(known, name)]
     if rest:

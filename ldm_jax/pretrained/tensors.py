@@ -208,3 +208,30 @@ class Arrays:
         """See `Tensors`."""
         array = self._arrays[name]
         yield (slice(0, len(array)) if array.ndim else ...), array  # type: ignore[misc]
+
+
+class Made(NamedTuple):
+    """A tensor made of another, where the layouts are more than a transposition apart."""
+
+    source: str
+    shape: tuple[int, ...]
+    make: Callable[[np.ndarray], np.ndarray]
+
+
+class Remade:
+    """The same tensors, some of them taken apart or turned around; those are read whole."""
+
+    def __init__(self, tensors: Tensors, made: Mapping[str, Made]) -> None:
+        self._tensors, self._made = tensors, made
+        used = {one.source for one in made.values()}
+        self.info = {name: info for name, info in tensors.info.items() if name not in used}
+        self.info |= {name: Info(tensors.info[one.source].dtype, one.shape) for name, one in made.items()}
+
+    def chunks(self, name: str) -> Iterator[tuple[slice, np.ndarray]]:
+        """See `Tensors`."""
+        if name not in self._made:
+            yield from self._tensors.chunks(name)
+        else:
+            one = self._made[name]
+            array = one.make(read(self._tensors, one.source))
+            yield slice(0, len(array)), array

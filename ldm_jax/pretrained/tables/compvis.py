@@ -1,7 +1,8 @@
-"""CompVis' and Stability's single files: UNet, first stage and text encoders of SD 1, SD 2 and SDXL under LDM's names.
+"""CompVis' and Stability's single files: UNet, first stage and text encoders of LDM, SD 1, SD 2 and SDXL, LDM's names.
 
 The files hold no config; it is read off names and shapes. What shapes can't tell is the heads: 8 of them where the
-transformers' projections are convolutions (SD 1), 64 features each where they are matrices (SD 2, SDXL).
+transformers' projections are convolutions (SD 1), 64 features each where they are matrices (SD 2, SDXL), 32 features
+each in the plain attention of the unconditional LDMs and of super-resolution.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+import numpy as np
+
 from ldm_jax.errors import InputError
-from ldm_jax.models import AutoencoderConfig, TextEncoderConfig, UNetConfig
+from ldm_jax.models import AutoencoderConfig, TextEncoderConfig, UNetConfig, VQConfig
 from ldm_jax.pretrained.layouts import CONV, EMBED, LINEAR, NORM, POINT, Layer, Leaf
 from ldm_jax.pretrained.names import Rule, Table, under
 from ldm_jax.pretrained.tables.unet import BLOCK
-from ldm_jax.pretrained.tensors import Info
+from ldm_jax.pretrained.tensors import Info, Made, Remade, Tensors
 
 RESNET: Table = (
     Rule(".in_layers.0", "/norm1/norm", NORM),
@@ -35,9 +38,21 @@ def _transformer(projection: Layer) -> Table:
     )
 
 
+PLAIN: Table = (
+    Rule(".norm", "/norm/norm", NORM),
+    Rule(".q", "/query", LINEAR),
+    Rule(".k", "/key", LINEAR),
+    Rule(".v", "/value", LINEAR),
+    Rule(".proj_out", "/out", LINEAR),
+)
+"""Plain attention once its qkv is taken apart, see `unet_tensors`."""
+HEAD_WIDTH = 32
+"""Features of a head in plain attention."""
+
+
 def unet_table(config: UNetConfig) -> Table:
     """The rows for one config: LDM numbers its blocks through, down-samplings included."""
-    transformer = _transformer(LINEAR if config.linear_projection else POINT)
+    transformer = _transformer(LINEAR if config.linear_projection else POINT) if config.context_dim else PLAIN
     rows = [
         Rule("time_embed.0", "time/dense1", LINEAR),
         Rule("time_embed.2", "time/dense2", LINEAR),
@@ -67,13 +82,13 @@ def unet_table(config: UNetConfig) -> Table:
     return tuple(rows)
 
 
-def _shape(info: Mapping[str, Info], name: str) -> tuple[int, ...]:
+def shape_of(info: Mapping[str, Info], name: str) -> tuple[int, ...]:
     if name not in info:
         raise InputError(f"model: the file lacks {name}")
     return info[name].shape
 
 
-def _count(info: Mapping[str, Info], pattern: str) -> int:
+def count(info: Mapping[str, Info], pattern: str) -> int:
     """One more than the largest number that the pattern's group finds, 0 for none."""
     found = (re.match(pattern, name) for name in info)
     return max((int(m[1]) + 1 for m in found if m), default=0)
@@ -81,17 +96,19 @@ def _count(info: Mapping[str, Info], pattern: str) -> int:
 
 def unet_config(info: Mapping[str, Info]) -> UNetConfig:
     """The UNet of a file, from names (without `model.diffusion_model.`) and shapes."""
-    first = _shape(info, "input_blocks.0.0.weight")
+    first = shape_of(info, "input_blocks.0.0.weight")
     channels, attention, blocks, n = [], [], [], 0
-    if "middle_block.1.qkv.weight" in info:
-        raise InputError("model: LDM's unconditional UNet is not known under CompVis names; take diffusers' folder")
-    for place in range(1, _count(info, r"input_blocks\.(\d+)\.")):
+    plain = "middle_block.1.qkv.weight" in info
+    for place in range(1, count(info, r"input_blocks\.(\d+)\.")):
         if f"input_blocks.{place}.0.op.weight" in info:
             blocks.append(n)
             n = 0
             continue
-        width = _shape(info, f"input_blocks.{place}.0.in_layers.2.weight")[0]
-        depth = _count(info, rf"input_blocks\.{place}\.1\.transformer_blocks\.(\d+)\.")
+        width = shape_of(info, f"input_blocks.{place}.0.in_layers.2.weight")[0]
+        if shape_of(info, f"input_blocks.{place}.0.emb_layers.1.weight")[0] != width:
+            raise InputError("model: the file's UNet scales and shifts by its embedding, which is not known here")
+        depth = count(info, rf"input_blocks\.{place}\.1\.transformer_blocks\.(\d+)\.")
+        depth = int(f"input_blocks.{place}.1.qkv.weight" in info) if plain else depth
         if n == 0:
             channels.append(width)
             attention.append(depth)
@@ -99,22 +116,52 @@ def unet_config(info: Mapping[str, Info]) -> UNetConfig:
     blocks.append(n)
     if len(set(blocks)) != 1 or not channels or len(channels) != len(blocks) or len(first) != 4:
         raise InputError("model: the file's input_blocks are those of no UNet of LDM")
-    linear = len(_shape(info, "middle_block.1.proj_in.weight")) == 2
+    out = shape_of(info, "out.2.weight")[0]
+    if plain:
+        return UNetConfig(
+            in_channels=first[1],
+            out_channels=out,
+            channels=tuple(channels),
+            blocks=blocks[0],
+            attention=tuple(attention),
+            heads=tuple(max(c // HEAD_WIDTH, 1) for c in channels),
+            context_dim=0,
+        )
+    linear = len(shape_of(info, "middle_block.1.proj_in.weight")) == 2
     added = info.get("label_emb.0.0.weight")
     heads = tuple(c // 64 if linear and c % 64 == 0 else 8 for c in channels)
     return UNetConfig(
         in_channels=first[1],
-        out_channels=_shape(info, "out.2.weight")[0],
+        out_channels=out,
         channels=tuple(channels),
         blocks=blocks[0],
         attention=tuple(attention),
-        mid_attention=_count(info, r"middle_block\.1\.transformer_blocks\.(\d+)\."),
+        mid_attention=count(info, r"middle_block\.1\.transformer_blocks\.(\d+)\."),
         heads=heads,
-        context_dim=_shape(info, "middle_block.1.transformer_blocks.0.attn2.to_k.weight")[1],
+        context_dim=shape_of(info, "middle_block.1.transformer_blocks.0.attn2.to_k.weight")[1],
         class_rows=info["label_emb.weight"].shape[0] if "label_emb.weight" in info else 0,
         added_dim=added.shape[1] if added else 0,
         linear_projection=linear,
     )
+
+
+def unet_tensors(tensors: Tensors, config: UNetConfig) -> Tensors:
+    """The tensors with qkv taken apart: each head has its queries, keys and values together (QKVAttentionLegacy)."""
+    made = {}
+    for name, (_, shape) in tensors.info.items():
+        if not (found := re.fullmatch(r"(.*)\.qkv\.(weight|bias)", name)) or config.context_dim:
+            continue
+        rows = shape[0] // 3 if shape else 0
+        heads = max(rows // HEAD_WIDTH, 1)
+        if not shape or shape[0] % (3 * heads):
+            raise InputError(f"model: {name} has shape {shape}, which is no attention's")
+        for k, letter in enumerate("qkv"):
+
+            def take(array: np.ndarray, k: int = k, heads: int = heads, rows: int = rows) -> np.ndarray:
+                return array.reshape(heads, 3, rows // heads, -1)[:, k].reshape(rows, *array.shape[1:])
+
+            made[f"{found[1]}.{letter}.{found[2]}"] = Made(name, (rows, *shape[1:]), take)
+    return Remade(tensors, made) if made else tensors
 
 
 STAGE_RESNET: Table = (
@@ -153,30 +200,38 @@ FIRST_STAGE: Table = (
     Rule("decoder.up.{i}.upsample.conv", "decoder/up{i}_upsample/conv", CONV),
     Rule("decoder.norm_out", "decoder/norm_out/norm", NORM),
     Rule("decoder.conv_out", "decoder/conv_out", CONV),
+    Rule("quantize.embedding", "codebook", {"": Leaf("weight", "same")}),
 )
 """LDM counts the decoder's levels from the finest, as we do; diffusers counts them from the coarsest."""
 
 
 def first_stage_config(info: Mapping[str, Info]) -> AutoencoderConfig:
-    """The KL autoencoder of a file, from names (without `first_stage_model.`) and shapes."""
-    first = _shape(info, "encoder.conv_in.weight")
-    levels = _count(info, r"encoder\.down\.(\d+)\.")
-    widths = [_shape(info, f"encoder.down.{i}.block.0.conv1.weight")[0] for i in range(levels)]
-    latents = _shape(info, "encoder.conv_out.weight")[0] // 2
+    """The KL or VQ autoencoder of a file, from names (without `first_stage_model.`) and shapes."""
+    first = shape_of(info, "encoder.conv_in.weight")
+    levels = count(info, r"encoder\.down\.(\d+)\.")
+    widths = [shape_of(info, f"encoder.down.{i}.block.0.conv1.weight")[0] for i in range(levels)]
+    book = info.get("quantize.embedding.weight")
+    latents = shape_of(info, "encoder.conv_out.weight")[0] // (1 if book else 2)
     if not widths or any(width % first[0] for width in widths):
         raise InputError("model: the file's first stage is no autoencoder of LDM")
     groups = 32 if first[0] % 32 == 0 else 4
-    return AutoencoderConfig(
-        image_channels=first[1],
-        latent_channels=latents,
-        channels=first[0],
-        multipliers=tuple(width // first[0] for width in widths),
-        blocks=_count(info, r"encoder\.down\.0\.block\.(\d+)\."),
-        attention="encoder.mid.attn_1.q.weight" in info,
-        attention_levels=tuple(i for i in range(levels) if f"encoder.down.{i}.attn.0.q.weight" in info),
-        groups=groups,
-        quant_conv="quant_conv.weight" in info,
-    )
+    shared = {
+        "image_channels": first[1],
+        "latent_channels": latents,
+        "channels": first[0],
+        "multipliers": tuple(width // first[0] for width in widths),
+        "blocks": count(info, r"encoder\.down\.0\.block\.(\d+)\."),
+        "attention": "encoder.mid.attn_1.q.weight" in info,
+        "attention_levels": tuple(i for i in range(levels) if f"encoder.down.{i}.attn.0.q.weight" in info),
+        "groups": groups,
+        "quant_conv": "quant_conv.weight" in info,
+    }
+    if book is None:
+        return AutoencoderConfig(**shared)
+    if len(book.shape) != 2:
+        raise InputError(f"model: quantize.embedding.weight has shape {book.shape}, which is no codebook's")
+    size, dim = book.shape
+    return VQConfig(**shared, codebook_size=size, codebook_dim=0 if dim == latents else dim)
 
 
 def _third(k: int) -> Table:
@@ -207,15 +262,15 @@ OPEN_CLIP_DERIVED = (r"logit_scale", r"attn_mask")
 
 def open_clip_config(info: Mapping[str, Info]) -> TextEncoderConfig:
     """An OpenCLIP text encoder (SD 2, SDXL's second), from names and shapes; heads have 64 features."""
-    vocabulary, width = _shape(info, "token_embedding.weight")
+    vocabulary, width = shape_of(info, "token_embedding.weight")
     projection = info.get("text_projection")
     return TextEncoderConfig(
         vocabulary=vocabulary,
-        positions=_shape(info, "positional_embedding")[0],
+        positions=shape_of(info, "positional_embedding")[0],
         width=width,
-        depth=_count(info, r"transformer\.resblocks\.(\d+)\."),
+        depth=count(info, r"transformer\.resblocks\.(\d+)\."),
         heads=max(width // 64, 1),
-        hidden=_shape(info, "transformer.resblocks.0.mlp.c_fc.weight")[0],
+        hidden=shape_of(info, "transformer.resblocks.0.mlp.c_fc.weight")[0],
         activation="gelu",
         projection=projection.shape[1] if projection else 0,
         end_id=vocabulary - 1,
@@ -226,14 +281,14 @@ def open_clip_config(info: Mapping[str, Info]) -> TextEncoderConfig:
 
 def clip_config(info: Mapping[str, Info]) -> TextEncoderConfig:
     """OpenAI's CLIP text encoder (SD 1, SDXL's first) under transformers' names; heads have 64 features."""
-    vocabulary, width = _shape(info, "text_model.embeddings.token_embedding.weight")
+    vocabulary, width = shape_of(info, "text_model.embeddings.token_embedding.weight")
     return TextEncoderConfig(
         vocabulary=vocabulary,
-        positions=_shape(info, "text_model.embeddings.position_embedding.weight")[0],
+        positions=shape_of(info, "text_model.embeddings.position_embedding.weight")[0],
         width=width,
-        depth=_count(info, r"text_model\.encoder\.layers\.(\d+)\."),
+        depth=count(info, r"text_model\.encoder\.layers\.(\d+)\."),
         heads=max(width // 64, 1),
-        hidden=_shape(info, "text_model.encoder.layers.0.mlp.fc1.weight")[0],
+        hidden=shape_of(info, "text_model.encoder.layers.0.mlp.fc1.weight")[0],
         end_id=vocabulary - 1,
         start_id=vocabulary - 2,
         pad_id=vocabulary - 1,
