@@ -87,7 +87,7 @@ def sample_features(
         stream, count = subject.images.stream(batch_size), subject.images.count
     first: list[np.ndarray] = []
 
-    def watched(batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    def watched(batches: Iterable[Any]) -> Iterator[np.ndarray]:
         for batch in batches:
             first.extend(batch[: SHOWN - len(first)])
             yield batch
@@ -98,7 +98,7 @@ def sample_features(
 
 
 def _collect(
-    batches: Iterable[np.ndarray],
+    batches: Iterable[Any],
     spaces: Mapping[str, Space],
     wanted: Mapping[str, Wanted],
     title: str,

@@ -192,8 +192,9 @@ def _calibrated(reference: Reference, subject: ModelSubject, rounding: Rounding)
 def _defaults(kind: table.Kind, options: Options) -> tuple[str, ...]:
     if is_source(options.reference):
         return table.default_names(kind, images=True, splits=True)
-    if not Path(options.reference).is_file():
-        raise InputError(f"reference: {options.reference} does not exist")
+    if not options.reference.endswith(".npz") or not Path(options.reference).is_file():
+        # `open_reference` says what is wrong.
+        return table.default_names(kind, images=True, splits=False)
     with evaluation.open_npz(options.reference) as file:
         return table.default_names(kind, images="arr_0" in file, splits=False)
 

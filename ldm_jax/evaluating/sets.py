@@ -38,7 +38,7 @@ class ImageSet:
 class Hashed:
     """Passes batches on and hashes their bytes: sha256 over the shape of an image, then all pixels in order."""
 
-    def __init__(self, batches: Iterable[np.ndarray], shape: tuple[int, int, int]):
+    def __init__(self, batches: Iterable[Any], shape: tuple[int, int, int]):
         self._batches, self._hash = batches, hashlib.sha256(repr(shape).encode())
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -116,17 +116,19 @@ def folder_set(path: Path) -> ImageSet:
     files = sorted(p for p in path.iterdir() if p.suffix.lower() in ENDINGS)
     if not files:
         raise InputError(f"samples: {path} holds no pictures ({', '.join(ENDINGS)})")
-    first = _picture(files[0], None)
+    shape = _shape(files[0])
+    for file in files:
+        if _shape(file) != shape:
+            raise InputError(f"samples: {file} is {_text(_shape(file))}, the first picture {_text(shape)}")
 
     def read(places: Sequence[int]) -> np.ndarray:
-        return np.stack([_picture(files[i], first.shape) for i in places])
+        return np.stack([_picture(files[i]).reshape(shape) for i in places])
 
     def stream(batch_size: int) -> Iterator[np.ndarray]:
         for begin in range(0, len(files), batch_size):
             yield read(range(begin, min(begin + batch_size, len(files))))
 
-    h, w, c = first.shape
-    return ImageSet(str(path), (h, w, c), len(files), "none, 8-bit pictures", read, stream)
+    return ImageSet(str(path), shape, len(files), "none, 8-bit pictures", read, stream)
 
 
 def first_images(images: ImageSet, count: int | None) -> ImageSet:
@@ -145,16 +147,21 @@ def first_images(images: ImageSet, count: int | None) -> ImageSet:
     return dataclasses.replace(images, count=count, stream=stream)
 
 
-def _picture(path: Path, shape: tuple[int, ...] | None) -> np.ndarray:
+def _picture(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as opened:
-            image = np.asarray(opened if opened.mode in ("L", "RGB") else opened.convert("RGB"))
+            return np.asarray(opened if opened.mode in ("L", "RGB") else opened.convert("RGB"))
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise InputError(f"samples: {path} can't be read ({error})") from error
-    image = image[..., None] if image.ndim == 2 else image
-    if shape is not None and image.shape != shape:
-        raise InputError(f"samples: {path} is {_text(image.shape)}, the first picture {_text(shape)}; sizes must agree")
-    return image
+
+
+def _shape(path: Path) -> tuple[int, int, int]:
+    """[h w c] of a picture, from its header alone."""
+    try:
+        with Image.open(path) as opened:
+            return opened.height, opened.width, 1 if opened.mode == "L" else 3
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise InputError(f"samples: {path} can't be read ({error})") from error
 
 
 def _grey_levels(images: Any, rounding: str, what: str) -> np.ndarray:

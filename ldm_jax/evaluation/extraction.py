@@ -62,9 +62,9 @@ def sharded(extract: Extract, batch_size: int, devices: Sequence[Any] | None = N
 
 
 def collect(
-    batches: Iterable[UInt8[np.ndarray, "_b h w c"]], extractors: Mapping[str, Extract], wanted: Mapping[str, Wanted]
+    batches: Iterable[Any], extractors: Mapping[str, Extract], wanted: Mapping[str, Wanted]
 ) -> dict[str, Features]:
-    """Runs every network over batches that are drawn once; in memory stay moments and the arrays that are wanted.
+    """Runs every network over batches uint8 [b h w c], drawn once; moments and the arrays that are wanted are kept.
 
     Raises:
       InputError: a network lacks an output, or its features are not finite.

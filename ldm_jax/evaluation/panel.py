@@ -58,9 +58,11 @@ def plot(
         ceiling = _ceiling(max([*finite, 1e-12]))
         below = min([0.0, *finite])
 
-        def place(x: float, y: float, top: int = top, floor: int = floor, span: tuple = (below, ceiling)) -> tuple:
+        def place(
+            x: float | int, y: float, top: int = top, floor: int = floor, below: float = below, ceiling: float = ceiling
+        ) -> tuple[float, float]:
             share = (x - low) / (high - low) if high > low else 0.5
-            return left + share * (width - left - right), floor - (y - span[0]) / (span[1] - span[0]) * (floor - top)
+            return left + share * (width - left - right), floor - (y - below) / (ceiling - below) * (floor - top)
 
         for tick in np.linspace(below, ceiling, 5):
             y = place(low, float(tick))[1]

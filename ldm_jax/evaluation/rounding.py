@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 Rounding = Literal["round", "adm", "trunc"]
 
-RULES: dict[str, Callable[[Array], Array]] = {
+RULES: dict[str, Callable[[Any], Array]] = {
     # To the nearest level, halves to the even one; undoes the reading of 8-bit images exactly.
     "round": lambda x: jnp.round(127.5 * x + 127.5),
     # ADM's (x + 1) * 127.5 + 0.5 cut off, which improved-diffusion and ADM write as 127.5 x + 128.
@@ -20,6 +21,6 @@ RULES: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def to_uint8(images: Float[Array, "*shape"], rule: Rounding = "round") -> UInt8[Array, "*shape"]:
+def to_uint8(images: Float[Array | np.ndarray, "*shape"], rule: Rounding = "round") -> UInt8[Array, "*shape"]:
     """[-1, 1] to 0..255 by one of RULES, clamped; NaN is the caller's to refuse."""
     return jnp.clip(RULES[rule](images), 0, 255).astype(jnp.uint8)
