@@ -9,11 +9,13 @@ from ldm_jax.models.conditioning import Conditioning
 from ldm_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from ldm_jax.models.dit import DiT, DiTConfig
 from ldm_jax.models.efficientnet import EfficientNet, EfficientNetConfig, EfficientNetFeatures
+from ldm_jax.models.inception import Inception, InceptionConfig, InceptionFeatures
 from ldm_jax.models.lpips import LPIPS, LPIPSConfig
 from ldm_jax.models.mmdit import MMDiT, MMDiTConfig
 from ldm_jax.models.text import TextEncoder, TextEncoderConfig, TextEncoding, sentence_embedding
 from ldm_jax.models.tiny import TinyAutoencoder, TinyAutoencoderConfig
 from ldm_jax.models.unet import UNet, UNetConfig
+from ldm_jax.models.vision_transformer import VisionFeatures, VisionTransformer, VisionTransformerConfig
 from ldm_jax.models.vq import FSQAutoencoder, FSQConfig, QuantizedAutoencoder, VQAutoencoder, VQConfig
 
 AUTOENCODERS: dict[type, type[nn.Module]] = {
@@ -50,6 +52,9 @@ __all__ = [
     "EfficientNetFeatures",
     "FSQAutoencoder",
     "FSQConfig",
+    "Inception",
+    "InceptionConfig",
+    "InceptionFeatures",
     "LPIPSConfig",
     "MMDiT",
     "MMDiTConfig",
@@ -64,6 +69,9 @@ __all__ = [
     "UNetConfig",
     "VQAutoencoder",
     "VQConfig",
+    "VisionFeatures",
+    "VisionTransformer",
+    "VisionTransformerConfig",
     "apply",
     "make_autoencoder",
     "sentence_embedding",

