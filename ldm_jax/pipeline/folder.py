@@ -154,7 +154,7 @@ def _load_published(read: Reader, name: str) -> LatentDiffusion:
             f"{layout.denoiser}.in_channels: {denoiser.config.in_channels} must be the latents' {channels}"
         )
     names = read.index.get("id2label")
-    names = {int(key): str(value) for key, value in names.items()} if isinstance(names, dict) else {}
+    names = {int(key): str(value) for key, value in names.items() if key.isdigit()} if isinstance(names, dict) else {}
     scheduler = read_json(read.path / "scheduler" / "scheduler_config.json")
     return LatentDiffusion(
         autoencoder=autoencoder,
@@ -184,8 +184,9 @@ def _statistics(vae: dict[str, Any], channels: int, layout: Layout, where: str) 
     mean, std = vae.get("latents_mean"), vae.get("latents_std")
     # diffusers' SDXL alone reads them.
     if layout.style == "sdxl" and mean is not None and std is not None:
-        if len(mean) != channels or len(std) != channels:
-            raise InputError(f"{where}: latents_mean and latents_std must have {channels} entries")
+        for entries in (mean, std):
+            if not isinstance(entries, list) or [type(x) in (int, float) for x in entries] != [True] * channels:
+                raise InputError(f"{where}: latents_mean and latents_std must have {channels} numbers")
         return np.asarray(mean, np.float64), np.asarray(std, np.float64) / scale
     return np.full(channels, float(shift)), np.full(channels, 1.0 / scale)
 

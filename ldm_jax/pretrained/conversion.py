@@ -14,6 +14,7 @@ from ldm_jax.models import DiT
 from ldm_jax.pretrained.filling import compare
 from ldm_jax.pretrained.parts import Opened, open_part, read_params, save_part
 from ldm_jax.pretrained.single_file import open_single, save_original
+from ldm_jax.pretrained.tables.autoencoders import STATISTICS
 from ldm_jax.pretrained.tensors import read_json
 from ldm_jax.pretrained.writing import write_json
 
@@ -64,6 +65,10 @@ def report(parts: dict[str, Opened]) -> Report:
     return Report(tuple(rows))
 
 
+PASSED_OVER = ("safety_checker", "image_encoder")
+"""Parts of a pipeline's folder that drawing images doesn't need; they are left out."""
+
+
 def open_any(src: str | Path, variant: str | None = None, heads: int | None = None) -> dict[str, Opened]:
     """The networks of a component folder (part ""), a pipeline folder or a single file."""
     src = Path(src)
@@ -78,7 +83,7 @@ def open_any(src: str | Path, variant: str | None = None, heads: int | None = No
             continue
         if not re.fullmatch(r"\w+", part):
             raise InputError(f"model: {src} names the part {part!r}, which is not a plain folder name")
-        if (src / part / "config.json").is_file():
+        if (src / part / "config.json").is_file() and part not in PASSED_OVER:
             parts[part] = open_part(src / part, variant)
     if not parts:
         raise InputError(f"model: {src} has no part with a config.json")
@@ -117,8 +122,11 @@ def convert(
         save_original(opened.module, read_params(opened, dtype, None, ignore), dst, size)
         return found
     for part, opened in parts.items():
+        # What pipelines read of a part's config and its network doesn't: how latents are scaled, the sample's size.
+        record = read_json(src / part / "config.json") if src.is_dir() else {}
+        settings = {key: record[key] for key in STATISTICS if record.get(key) is not None}
         # One part is in memory at a time.
-        save_part(opened.module, read_params(opened, dtype, None, ignore), dst / part if part else dst)
+        save_part(opened.module, read_params(opened, dtype, None, ignore), dst / part if part else dst, settings)
     if src.is_dir() and (src / "model_index.json").is_file():
         _copy_settings(src, dst, parts)
     return found
@@ -138,4 +146,5 @@ def _copy_settings(src: Path, dst: Path, parts: dict[str, Opened]) -> None:
             if (src / part / name).is_file():
                 (dst / part).mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(src / part / name, dst / part / name)
-    write_json(dst / "model_index.json", index)
+    left_out = {part: [None, None] for part in PASSED_OVER if part in index}
+    write_json(dst / "model_index.json", index | left_out)

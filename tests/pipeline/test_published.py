@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import ldm_jax
 from ldm_jax import cli
 from ldm_jax.errors import InputError
 from ldm_jax.pipeline import Process, Scheduler
+from ldm_jax.pretrained.conversion import convert
 
 NAMES = pipelines.script().NAMES
 KEY = jax.random.key(0)
@@ -76,6 +78,46 @@ def test_saved_back_bit_for_bit(name, models, folders, tmp_path):
         assert getattr(again, field) == getattr(model, field)
     np.testing.assert_array_equal(again.latent_mean, model.latent_mean)
     np.testing.assert_array_equal(again.latent_std, model.latent_std)
+
+
+def test_scales_survive_conversion(folders, models, tmp_path):
+    convert(folders["sd3"], tmp_path / "dst", echo=lambda text: None)
+    again = ldm_jax.load(tmp_path / "dst")
+    assert again.latent_mean[0] == 0.0609 and again.latent_std[0] == 1 / 1.5305
+    assert (
+        again.image_size == models["sd3"].image_size
+        and again.text.encoders.keys() == models["sd3"].text.encoders.keys()
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scaling_factor": 0}, "scaling_factor 0 must be a positive number"),
+        ({"scaling_factor": "1"}, "scaling_factor '1'"),
+        ({"shift_factor": [1]}, "shift_factor"),
+        ({"latents_mean": [0.0], "latents_std": [1.0]}, "must have 4 numbers"),
+    ],
+)
+def test_scales_that_are_none_are_refused(settings, message, folders, tmp_path):
+    shutil.copytree(folders["sdxl"], tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "vae" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    with pytest.raises(InputError, match=message):
+        ldm_jax.load(tmp_path)
+
+
+def test_scales_per_channel(folders, tmp_path):
+    """SDXL's finetunes with a mean and a deviation for each channel; they go back as they came."""
+    shutil.copytree(folders["sdxl"], tmp_path / "a", dirs_exist_ok=True)
+    path = tmp_path / "a" / "vae" / "config.json"
+    statistics = {"latents_mean": [0.1, 0.0, -1.0, 2.0], "latents_std": [1.0, 2.0, 3.0, 4.0], "scaling_factor": 0.5}
+    path.write_text(json.dumps(json.loads(path.read_text()) | statistics))
+    model = ldm_jax.load(tmp_path / "a")
+    np.testing.assert_array_equal(model.latent_mean, statistics["latents_mean"])
+    np.testing.assert_array_equal(model.latent_std, [2.0, 4.0, 6.0, 8.0])
+    model.save(tmp_path / "b")
+    np.testing.assert_array_equal(ldm_jax.load(tmp_path / "b").latent_std, model.latent_std)
 
 
 def test_prompts_are_their_embeddings(models):

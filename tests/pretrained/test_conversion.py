@@ -51,15 +51,22 @@ def test_a_pipeline(tmp_path):
         "vae": ["diffusers", "AutoencoderKL"],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "scheduler": ["diffusers", "DDIMScheduler"],
-        "safety_checker": [None, None],
+        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
         "requires_safety_checker": False,
     }
+    # Drawing images needs no safety checker: it is left out, and the index says so.
+    (src / "safety_checker").mkdir()
+    (src / "safety_checker" / "config.json").write_text('{"architectures": ["StableDiffusionSafetyChecker"]}')
     (src / "scheduler").mkdir()
     (src / "scheduler" / "scheduler_config.json").write_text("{}")
     (src / "model_index.json").write_text(json.dumps(index))
     found = convert(src, tmp_path / "dst", dtype="bfloat16", echo=lambda text: None)
     assert {row.part for row in found.rows} == {"unet", "vae", "text_encoder"}
-    assert json.loads((tmp_path / "dst" / "model_index.json").read_text()) == index
+    left_out = {"safety_checker": [None, None]}
+    assert json.loads((tmp_path / "dst" / "model_index.json").read_text()) == index | left_out
+    for part, key in (("vae", "scaling_factor"), ("unet", "sample_size")):
+        ours, theirs = (json.loads((room / part / "config.json").read_text()) for room in (tmp_path / "dst", src))
+        assert ours.get(key) == theirs.get(key) and (key in ours or key == "sample_size")
     assert (tmp_path / "dst" / "scheduler" / "scheduler_config.json").is_file()
     assert (tmp_path / "dst" / "unet" / "config.json").is_file()
 
