@@ -1,7 +1,7 @@
 """diffusers' schedulers retraced: trajectories against tests/reference/diffusers_schedulers.npz.
 
-One in fourteen of the 870 cases runs always (5, 20 and 50 steps take turns in the list, so all three are among them);
-the others are marked slow: `pytest -m slow tests/pretrained/test_schedulers.py`.
+One in forty of the cases runs always (5, 20 and 50 steps take turns in the list, so all three are among them), and the
+first of every scheduler; the others are marked slow: `pytest -m slow tests/pretrained/test_schedulers.py`.
 """
 
 import json
@@ -52,32 +52,44 @@ KINDS = ("eps", "x0", "v")
 COMPILED = {}
 
 
-def trace(sampler, scaled, steps, schedule, grid, start, table, denoise):
-    def units(z, estimate, at):
-        return z / at.schedule.alpha(at.s) if scaled else z
+def given(case, dtype):
+    """(step, k) -> the noise that the script gave the scheduler, in the order in which that draws it."""
+    count, steps = (2, 2 * case["steps"]) if "DPMSolverSDE" in case["config"]["_class_name"] else (1, case["steps"])
+    table = jnp.asarray(np.stack([noise(i) for i in range(steps)]), dtype)
+    # DPMSolverSDE draws for its stage first, which is our k = 1.
+    return lambda index, k: table[jnp.minimum(count * index + (count - 1 - k), steps - 1)]
 
-    draw = lambda index, k: table[jnp.minimum(index, steps - 1)]  # noqa: E731
-    return run(denoise, sampler, schedule, grid, start, jax.random.key(0), noise=draw, observe=units)[1]
 
-
-def on_knots(plan, case, arguments):
-    """The same for a schedule of knots, with everything but the sampler traced: one compilation for many configs."""
-    outside = ("timestep_spacing", "prediction_type", "steps_offset", "use_", "timestep_type", "rescale", "beta_")
+def program(plan, case, dtype):
+    """A compiled function of a kind's number; for a schedule of knots of all but the sampler: one for many configs."""
+    knots = isinstance(plan.schedule, schedules.Knots)
+    outside = ("timestep_spacing", "steps_offset", "use_", "timestep_type", "rescale", "beta_") if knots else ()
+    # PNDM averages what the network predicts, so its sampler is another one for another prediction.
+    outside += () if "PNDM" in case["config"]["_class_name"] else ("prediction_type",)
     own = {k: v for k, v in case["config"].items() if not k.startswith(outside)}
-    key = (json.dumps(own), case["steps"], str(arguments[1].dtype))
+    key = (json.dumps(own), case["steps"], str(dtype), plan.prediction in KINDS or str(plan.prediction), knots)
     if key not in COMPILED:
+        scaled, fixed = in_sigma(own), plan.schedule
 
-        def go(schedule, grid, start, table, kind):
+        def go(schedule, grid, start, kind):
+            schedule = fixed if schedule is None else schedule
+
             def denoise(z, t):
+                if kind is None:
+                    return plan.denoise(network)(z, t)
                 alpha, sigma = schedule.alpha(t), schedule.sigma(t)
                 output = network(z, schedules.timestep(schedule, t))
                 every = [estimate(one, output, z, alpha, sigma) for one in KINDS]
                 return jax.tree.map(lambda *parts: jnp.stack(parts)[kind], *every)
 
-            return trace(plan.sampler, in_sigma(own), case["steps"], schedule, grid, start, table, denoise)
+            def units(z, estimate, at):
+                return z / at.schedule.alpha(at.s) if scaled else z
+
+            draw = given(case, dtype)
+            return run(denoise, plan.sampler, schedule, grid, start, jax.random.key(0), noise=draw, observe=units)[1]
 
         COMPILED[key] = jax.jit(go)
-    return COMPILED[key](plan.schedule, plan.grid, *arguments, KINDS.index(plan.prediction))
+    return COMPILED[key]
 
 
 def retrace(case, dtype, compat="diffusers"):
@@ -85,18 +97,15 @@ def retrace(case, dtype, compat="diffusers"):
     config, steps = case["config"], case["steps"]
     seq_len = 1024 if config.get("use_dynamic_shifting") else None
     plan = from_diffusers_scheduler(config, steps, compat, image_seq_len=seq_len)
-    table = jnp.asarray(np.stack([noise(i) for i in range(steps)]), dtype)
     start = plan.initial(jnp.asarray(noise(-1), dtype))
-    if isinstance(plan.schedule, schedules.Knots) and plan.prediction in KINDS:
-        return np.asarray(on_knots(plan, case, (start, table))).reshape(-1, 2)
-    denoise = plan.denoise(network)
-    seen = trace(plan.sampler, in_sigma(config), steps, plan.schedule, plan.grid, start, table, denoise)
-    return np.asarray(seen).reshape(-1, 2)
+    schedule = plan.schedule if isinstance(plan.schedule, schedules.Knots) else None
+    kind = KINDS.index(plan.prediction) if plan.prediction in KINDS else None
+    return np.asarray(program(plan, case, dtype)(schedule, plan.grid, start, kind)).reshape(-1, 2)
 
 
 def in_sigma(config):
     name = config["_class_name"]
-    return "FlowMatch" not in name and any(part in name for part in ("Euler", "Heun", "KDPM2", "LMS"))
+    return "FlowMatch" not in name and any(part in name for part in ("Euler", "Heun", "KDPM2", "LMS", "SDE"))
 
 
 def label(case):
@@ -112,12 +121,13 @@ SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"
 def fast(each):
     """One case in `each`, and the first of every scheduler."""
     names = [case["config"]["_class_name"] for case in CASES]
-    return {*range(0, len(CASES), each), *(names.index(name) for name in names)}
+    return {*range(0, len(CASES), each), *(names.index(name) for name in set(names))}
 
 
 def some(each):
     """All cases as parameters, those that are not in `fast` marked slow."""
-    marks = [() if i in fast(each) else (pytest.mark.slow,) for i in range(len(CASES))]
+    always = fast(each)
+    marks = [() if i in always else (pytest.mark.slow,) for i in range(len(CASES))]
     return [pytest.param(i, id=label(CASES[i]), marks=mark) for i, mark in enumerate(marks)]
 
 
@@ -126,24 +136,24 @@ def error(got, want):
     return np.max(np.abs(got - want) / np.abs(want).max(axis=-1, keepdims=True))
 
 
-@pytest.mark.parametrize("i", some(14))
+@pytest.mark.parametrize("i", some(40))
 def test_retraces_diffusers_in_float64(i):
     want = WIDE[ENDS[i] - CASES[i]["length"] : ENDS[i]]
     with jax.enable_x64(True):
         assert error(retrace(CASES[i], jnp.float64), want) < 1e-6
 
 
-@pytest.mark.parametrize("i", some(40))
+@pytest.mark.parametrize("i", some(100))
 def test_retraces_diffusers_in_float32(i):
-    """Within 1e-4 of the exact trajectory, and of diffusers' own in float32 as far as that is exact itself."""
+    """Within 1e-4 of the exact sample; so of diffusers' own in float32, unless that is itself further off than 1e-4."""
     got, exact = retrace(CASES[i], jnp.float32)[-1], WIDE[ENDS[i] - 1]
     assert error(got, exact) < 1e-4
-    assert error(got, NARROW[i]) < 1e-4 + 1.01 * error(NARROW[i], exact)
+    assert error(got, NARROW[i]) < 1e-4 or error(NARROW[i], exact) > 1e-4
 
 
 def test_every_scheduler_and_step_count_is_in_the_fast_part():
-    assert {CASES[i]["config"]["_class_name"] for i in fast(14)} == {case["config"]["_class_name"] for case in CASES}
-    assert {CASES[i]["steps"] for i in fast(14)} == {5, 20, 50}
+    assert {CASES[i]["config"]["_class_name"] for i in fast(40)} == {case["config"]["_class_name"] for case in CASES}
+    assert {CASES[i]["steps"] for i in fast(40)} == {5, 20, 50}
 
 
 # The quirks: what compat="diffusers" does, and what is done without it.
@@ -316,9 +326,22 @@ def test_dynamic_shift_needs_the_tokens():
         (config("DDIM", prediction_type="noise"), 10, None, "prediction_type: 'noise' is not one of epsilon"),
         (config("DDIM", timestep_spacing="even"), 10, None, "timestep_spacing: 'even' is not one of"),
         (config("LMSDiscrete", use_karras_sigmas=True, use_beta_sigmas=True), 10, None, "use_beta_sigmas: True"),
-        (config("DPMSolverSDE"), 10, "diffusers", "compat: 'diffusers' is not accepted for DPMSolverSDEScheduler"),
+        (
+            config("DPMSolverMultistep", algorithm_type="sde-dpmsolver++", solver_order=3),
+            10,
+            "diffusers",
+            "solver_order: 3 with sde-dpmsolver",
+        ),
+        (config("DPMSolverMultistep", prediction_type="flow_prediction"), 10, None, "does not go with use_flow_sigmas"),
+        (config("UniPCMultistep", solver_p="DDIM"), 10, None, "solver_p: "),
+        (config("EulerDiscrete", interpolation_type="cubic"), 10, None, "interpolation_type: 'cubic' is not one of"),
         (config("LCM"), 100, None, "num_steps: 100 is more than original_inference_steps: 50"),
-        (config("DPMSolverMultistep", algorithm_type="sde-dpmsolver"), 10, None, "algorithm_type"),
+        (
+            config("UniPCMultistep", use_flow_sigmas=True, prediction_type="flow_prediction", use_karras_sigmas=True),
+            10,
+            None,
+            "use_flow_sigmas: True does not go with use_karras_sigmas",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(own, steps, compat, message):
@@ -327,13 +350,24 @@ def test_what_is_wrong_is_said_in_one_line(own, steps, compat, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["KDPM2AncestralDiscrete", "DPMSolverSDE"])
-def test_schedulers_with_noise_of_their_own_are_read(name):
-    plan = from_diffusers_scheduler(config(name, use_karras_sigmas=True), 8)
+@pytest.mark.parametrize(
+    "own",
+    [
+        config("KDPM2AncestralDiscrete", use_karras_sigmas=True),
+        config("DPMSolverSDE"),
+        config("EulerDiscrete", interpolation_type="log_linear"),
+        config("DPMSolverMultistep", algorithm_type="sde-dpmsolver++", solver_order=3),
+        config("DPMSolverMultistep", algorithm_type="sde-dpmsolver", final_sigmas_type="sigma_min"),
+    ],
+    ids=lambda own: own.get("algorithm_type") or own["_class_name"],
+)
+def test_what_has_another_path_by_default_is_finite(own):
+    plan = from_diffusers_scheduler(own, 8)
     z = plan.initial(jax.random.normal(jax.random.key(0), (1, 2)))
     out = samplers.sample(plan.denoise(network), plan.sampler, plan.schedule, plan.grid, z, jax.random.key(1))
     assert np.all(np.isfinite(out))
-    assert final(plan) == 0.0
+    ends_clean = own.get("final_sigmas_type") != "sigma_min" and "interpolation_type" not in own
+    assert final(plan) == 0.0 if ends_clean else 0.0 < final(plan) < 0.05
 
 
 def test_a_network_with_learned_variance_is_taken_apart():

@@ -46,12 +46,12 @@ def sample_adaptive(
 ) -> Any:
     """DPM-Solver-12: steps of order 2 in lam = log(alpha / sigma), as long as the first-order step agrees.
 
-    Lu et al. 2022 (arXiv 2206.00927), appendix C, with its defaults; form x0 is DPM-Solver++'s. denoise: (z [b ...],
-    t [b]) -> Estimate: every example has its own step size, so its path doesn't depend on the batch; examples that have
-    arrived are evaluated on, and left alone, until all have. start, end: times with finite logsnr, or start at pure
-    noise, which is left at the smallest time whose logsnr is finite. The end is followed by no step to t = 0: pass
-    `end` small, or take the estimate's x0 there. Not differentiable in reverse mode (a while loop). Two evaluations a
-    try; returns Adaptive.
+    Lu et al. 2022 (arXiv 2206.00927), "adaptive step size", with the defaults of their code; form x0 is DPM-Solver++'s.
+    denoise: (z [b ...], t [b]) -> Estimate: every example has its own step size, so its path doesn't depend on the
+    batch; examples that have arrived are evaluated on, and left alone, until all have. start, end: times with finite
+    logsnr, or start at pure noise, which is left at the smallest time whose logsnr is finite. The end is followed by no
+    step to t = 0: pass `end` small, or take the estimate's x0 there. Not differentiable in reverse mode (a while loop).
+    Two evaluations a try; returns Adaptive.
     """
     dtype = jnp.promote_types(z.dtype, jnp.float32)
     b = z.shape[0]

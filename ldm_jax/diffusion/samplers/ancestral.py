@@ -117,7 +117,7 @@ def euler_maruyama(
     norm: float = 1.0,
     last: Literal["mean", "tweedie", "euler", "none"] = "mean",
 ) -> Sampler:
-    """Euler-Maruyama on the reverse SDE dz = (v - D score) dt + sqrt(2 D) dW. Ma et al. 2024 (arXiv 2401.08740), eq. 4.
+    """Euler-Maruyama on the reverse SDE dz = (v - D score) dt + sqrt(2 D) dW. Ma et al. 2024 (arXiv 2401.08740).
 
     D = w / 2 there; `diffusion` names its shape in t and `norm` scales it, as in the authors' code: sigma, linear = t,
     constant = 1, sbdm = sigma sigma' - sigma^2 alpha' / alpha (the forward SDE's own, infinite at t = 1),

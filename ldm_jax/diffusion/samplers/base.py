@@ -156,17 +156,22 @@ def ratio(a: Point, b: Point) -> Float[Array, ""]:
     return jnp.where(below == 0, 0.0, a.alpha * b.sigma / jnp.where(below == 0, 1.0, below))
 
 
-def split_noise(a: Point, b: Point, eta: float, exponential: bool = False) -> tuple[Array, Array | None]:
-    """(kept, fresh) with kept^2 + fresh^2 = sigma_b^2: how much of b's noise is the old one, how much is new.
+def split_noise(a: Point, b: Point, eta: float, hold: Form | None = None) -> tuple[Array, Array | None]:
+    """(kept, fresh): how much of b's noise is the old one, how much is new; kept^2 + fresh^2 = sigma_b^2 but for eps.
 
     DDIM's eq. 16 (Song et al. 2020, arXiv 2010.02502): fresh = eta sigma_b sqrt(1 - ratio^2), which is k-diffusion's
-    ancestral step, too. exponential: kept = sigma_b ratio^eta, the exact solution of the SDE with eta times DDPM's
-    noise rate. The two agree at eta = 0, where fresh is None, and at eta = 1, where they are DDPM's posterior.
+    ancestral step, too. hold: the exact solution of the SDE with eta times DDPM's noise rate while the prediction of
+    that form is constant. hold x0: kept = sigma_b ratio^eta; it agrees with DDIM's at eta = 0, where fresh is None, and
+    at eta = 1, where both are DDPM's posterior. hold eps: SDE-DPM-Solver, with more than sigma_b in long steps.
     """
     if eta == 0.0:
         return b.sigma, None
     r = ratio(a, b)
-    if exponential:
+    if hold == "eps":
+        # fresh^2 = eta (e^2h - 1) sigma_b^2, written without dividing by sigma_b.
+        end = b.alpha * a.rho
+        return b.sigma - eta * (end - b.sigma), jnp.sqrt(eta * jnp.maximum(end**2 - b.sigma**2, 0.0))
+    if hold is not None:
         return b.sigma * r**eta, b.sigma * jnp.sqrt(jnp.maximum(1.0 - r ** (2.0 * eta), 0.0))
     fresh = eta * b.sigma * jnp.sqrt(jnp.maximum(1.0 - r**2, 0.0))
     return jnp.sqrt(jnp.maximum(b.sigma**2 - fresh**2, 0.0)), fresh

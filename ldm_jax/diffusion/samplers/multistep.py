@@ -100,6 +100,16 @@ def uses(history_nodes: Array, order: Array) -> list[Array]:
     return [(j < order) & jnp.all(jnp.isfinite(history_nodes[: j + 1])) for j in range(history_nodes.shape[0])]
 
 
+def look_back(history: History, width: Array, order: Array) -> tuple[list[Array], list[Array], Array]:
+    """(nodes, use, order) of the polynomial for a step of that width from the newest node, which lies at 0.
+
+    A step to a clean end and one of width 0 are of order 1.
+    """
+    order = jnp.where(jnp.isfinite(width) & (width != 0), order, 1)
+    use = [jnp.asarray(True), *uses(history.nodes, order)[1:]]
+    return [jnp.zeros_like(width), *(node - history.nodes[0] for node in history.nodes[1:])], use, order
+
+
 def falling_orders(order: int, count: int, lower_final: bool, euler_final: bool = False) -> np.ndarray:
     """The order of each of `count` steps: 1, 2, ... at the start; lower at the end of short grids.
 
@@ -127,7 +137,7 @@ def multistep(
 
     orders: count -> [count], the order of each step; by default it grows from 1. The first step, the step to a clean
     end and steps of width 0 are of order 1 anyway, and predictions made in pure noise (lam = -inf) are not looked back
-    at. eta > 0 renews noise at eta times DDPM's rate: the kernel is then e^((1 + eta) lam).
+    at. eta > 0 renews noise at eta times DDPM's rate: the kernel of x0 is then e^((1 + eta) lam), that of eps stays.
     """
     if not 1 <= order <= 4:
         raise ValueError(f"order: {order!r} is not in 1..4")
@@ -143,15 +153,11 @@ def multistep(
         estimate = denoise(z, at.t)
         history = history.push(part(form, estimate, a), place(a))
         width = place(b) - place(a)
-        now = jnp.asarray(plan(at.count))[at.index]
-        now = jnp.where(jnp.isfinite(width) & (width != 0), now, 1)
-        use = uses(history.nodes, now)
-        use[0] = jnp.asarray(True)
-        nodes = [jnp.zeros_like(width)] + [history.nodes[j] - place(a) for j in range(1, order)]
+        nodes, use, now = look_back(history, width, jnp.asarray(plan(at.count))[at.index])
         weights = mean_weights(nodes, use, width, rate, rules[0])
         if rules[1] != rules[0]:
             weights = jnp.where(now > 2, mean_weights(nodes, use, width, rate, rules[1]), weights)
-        kept, fresh = split_noise(a, b, eta, exponential=True)
+        kept, fresh = split_noise(a, b, eta, form)
         return renew(advance(form, z, history.combine(weights), a, b, kept, estimate), fresh, at, 0, s_noise), history
 
     return Sampler(lambda z: History.empty(order, z), step)
@@ -159,7 +165,7 @@ def multistep(
 
 def dpm_solver(
     order: Literal[1, 2, 3] = 2,
-    algorithm: Literal["dpmsolver++", "dpmsolver", "sde-dpmsolver++"] = "dpmsolver++",
+    algorithm: Literal["dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver"] = "dpmsolver++",
     rule: Rules = "exact",
     lower_order_final: bool = True,
     euler_at_final: bool = False,
@@ -169,13 +175,14 @@ def dpm_solver(
     rule: see `mean_weights`; midpoint and exact are the authors' solver types "midpoint" and "heun" at order 2. Order 3
     with "published" is their third-order rule, of which the order is 2 (see docs/samplers.md).
     """
-    if algorithm not in ("dpmsolver++", "dpmsolver", "sde-dpmsolver++"):
-        raise ValueError(f"algorithm: {algorithm!r} is not one of dpmsolver++, dpmsolver, sde-dpmsolver++")
+    if algorithm not in ("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver"):
+        known = "dpmsolver++, dpmsolver, sde-dpmsolver++, sde-dpmsolver"
+        raise ValueError(f"algorithm: {algorithm!r} is not one of {known}")
 
     def orders(count: int) -> np.ndarray:
         return falling_orders(order, count, lower_order_final, euler_at_final)
 
-    form: Form = "eps" if algorithm == "dpmsolver" else "x0"
+    form: Form = "x0" if algorithm.endswith("++") else "eps"
     return multistep(order, form, rule=rule, eta=1.0 if algorithm.startswith("sde") else 0.0, orders=orders)
 
 
@@ -185,12 +192,12 @@ def dpmpp_2m(rule: Rule = "midpoint", lower_order_final: bool = True) -> Sampler
 
 
 def dpmpp_3m(rule: Rule = "exact", lower_order_final: bool = True) -> Sampler:
-    """DPM-Solver++(3M), Lu et al. 2022 (arXiv 2211.01095), appendix A. Order 3, one evaluation a step."""
+    """DPM-Solver++(3M): Lu et al. 2022 (arXiv 2211.01095), eq. 8, with three predictions. Order 3, one evaluation."""
     return dpm_solver(3, rule=rule, lower_order_final=lower_order_final)
 
 
 def dpmpp_2m_sde(eta: float = 1.0, rule: Rule = "midpoint", s_noise: float = 1.0) -> Sampler:
-    """SDE-DPM-Solver++(2M), Lu et al. 2022 (arXiv 2211.01095), section 5; k-diffusion's eta. One evaluation a step."""
+    """SDE-DPM-Solver++(2M) of Lu et al. 2022 (arXiv 2211.01095); eta is k-diffusion's. One evaluation a step."""
     return multistep(2, "x0", rule=rule, eta=eta, s_noise=s_noise)
 
 
@@ -210,8 +217,8 @@ def deis(order: Literal[1, 2, 3] = 3, lower_order_final: bool = False) -> Sample
 def lms(order: Literal[1, 2, 3, 4] = 4) -> Sampler:
     """k-diffusion's linear multistep sampler: Adams-Bashforth for dy/drho = eps, y = z / alpha, on unequal steps.
 
-    The ODE is Karras et al. 2022 (arXiv 2206.00364), eq. 4. One evaluation a step; its Euler start limits the global
-    order to 2 until the steps are small enough for the later ones' to show.
+    The ODE is Karras et al. 2022 (arXiv 2206.00364), eq. 1 and 3. One evaluation a step; its Euler start limits the
+    global order to 2 until the steps are small enough for the later ones' to show.
     """
     return multistep(order, "eps", variable="rho")
 
@@ -230,7 +237,7 @@ def unipc(
     corrector: bool = True,
     skip_corrector: tuple[int, ...] = (),
 ) -> Sampler:
-    """UniPC, Zhao et al. 2023 (arXiv 2302.04867), algorithm 1, B(h) = h (bh1) or e^h - 1 (bh2). One evaluation a step.
+    """UniPC, Zhao et al. 2023 (arXiv 2302.04867), B(h) = h (bh1) or e^h - 1 (bh2). One evaluation a step.
 
     The evaluation at a predicted z first corrects that z (UniC, an implicit exponential rule through order + 1 nodes)
     and then predicts the next (UniP). From order 3 (predictor) and 2 (corrector) on, B(h) cancels and both are the
@@ -288,10 +295,7 @@ def unipc(
             z = correct(z, new, state, a, at)
         history = state.history.push(new, a.lam)
         width = b.lam - a.lam
-        now = jnp.where(jnp.isfinite(width) & (width != 0), jnp.asarray(orders_at(at.count))[at.index], 1)
-        use = uses(history.nodes, now)
-        use[0] = jnp.asarray(True)
-        nodes = [jnp.zeros_like(width)] + [history.nodes[j] - a.lam for j in range(1, order)]
+        nodes, use, now = look_back(history, width, jnp.asarray(orders_at(at.count))[at.index])
         weights = mean_weights(nodes, use, width, rate, "exact")
         if order > 1:
             line = mean_weights(nodes[:2], use[:2], width, rate, "midpoint")

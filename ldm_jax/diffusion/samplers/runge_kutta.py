@@ -4,9 +4,9 @@ The same ODE in three variables, each with d y / d u linear in the estimate:
 
     flow  y = z / (alpha + sigma), u = sigma / (alpha + sigma), dy/du = eps - x0: any schedule as a RectifiedFlow;
           finite at both ends. On RectifiedFlow itself y = z and u = t
-    rho   y = z / alpha, u = sigma / alpha, dy/du = eps: Karras et al. 2022 (arXiv 2206.00364), eq. 4 and k-diffusion;
+    rho   y = z / alpha, u = sigma / alpha, dy/du = eps: Karras et al. 2022 (arXiv 2206.00364), eq. 1 and 3;
           infinite at alpha = 0
-    t     y = z, u = t, dz/dt = alpha' x0 + sigma' eps: SiT, Ma et al. 2024 (arXiv 2401.08740), eq. 2 and 5
+    t     y = z, u = t, dz/dt = alpha' x0 + sigma' eps: SiT, Ma et al. 2024 (arXiv 2401.08740), section 2
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def euler(variable: Variable = "flow") -> Sampler:
 
     On RectifiedFlow all three variables are the usual Euler on dz/dt = eps - x0 (Liu et al. 2022, arXiv 2209.03003,
     algorithm 1). Elsewhere flow and rho both are ddim(), k-diffusion's Euler; and t is SiT's (Ma et al. 2024, arXiv
-    2401.08740, eq. 2), which leaves noise behind where sigma grows like the root of t.
+    2401.08740), which leaves noise behind where sigma grows like the root of t.
     """
     return runge_kutta(EULER, variable)
 

@@ -16,6 +16,7 @@ from ldm_jax.diffusion.samplers.base import (
     Form,
     Point,
     Sampler,
+    Step,
     advance,
     part,
     point,
@@ -25,6 +26,13 @@ from ldm_jax.diffusion.samplers.base import (
 )
 from ldm_jax.diffusion.samplers.multistep import History, mean_weights
 from ldm_jax.diffusion.schedules import time
+
+
+def _stage(at: Step, a: Point, width: Array, share: float) -> tuple[Array, Point]:
+    """Whether a step of that width in lam has a second stage, and where: at `share` of it, or else at a."""
+    inner = jnp.isfinite(width)
+    t = jnp.where(inner, time(at.schedule, 2.0 * jnp.where(inner, a.lam + share * width, 0.0)), at.t)
+    return inner, point(at.schedule, t)
 
 
 def two_stage(form: Form, eta: float = 0.0, middle: float = 0.5, s_noise: float = 1.0) -> Sampler:
@@ -41,12 +49,9 @@ def two_stage(form: Form, eta: float = 0.0, middle: float = 0.5, s_noise: float 
         a, b = point(at.schedule, at.t), point(at.schedule, at.s)
         kept, fresh = split_noise(a, b, eta)
         estimate = denoise(z, at.t)
-        width = jnp.log(b.alpha) - jnp.log(kept) - a.lam
-        inner = jnp.isfinite(width)
-        t_middle = jnp.where(inner, time(at.schedule, 2.0 * (jnp.where(inner, a.lam + middle * width, 0.0))), at.t)
-        m = point(at.schedule, t_middle)
+        inner, m = _stage(at, a, jnp.log(b.alpha) - jnp.log(kept) - a.lam, middle)
         first = part(form, estimate, a)
-        second = part(form, denoise(advance(form, z, first, a, m, None, estimate), t_middle), m)
+        second = part(form, denoise(advance(form, z, first, a, m, None, estimate), m.t), m)
         mean = jnp.where(inner, (1.0 - share) * first + share * second, first)
         return renew(advance(form, z, mean, a, b, kept, estimate), fresh, at, 0, s_noise)
 
@@ -77,20 +82,17 @@ def dpmpp_sde(eta: float = 1.0, middle: float = 0.5, s_noise: float = 1.0) -> Sa
     """k-diffusion's DPM-Solver++ SDE: like `dpmpp_2s_ancestral`, with noise in the inner stage, too.
 
     The stage is an ancestral step to the middle; the step then takes the mean prediction of both. Lu et al. 2022 (arXiv
-    2211.01095), section 5, has the SDE. Two evaluations a step; the two noises are drawn independently.
+    2211.01095) has the SDE. Two evaluations a step; the two noises are drawn independently.
     """
     share = 0.5 / middle
 
     def step(denoise, z, at):
         a, b = point(at.schedule, at.t), point(at.schedule, at.s)
         estimate = denoise(z, at.t)
-        width = b.lam - a.lam
-        inner = jnp.isfinite(width)
-        t_middle = jnp.where(inner, time(at.schedule, 2.0 * jnp.where(inner, a.lam + middle * width, 0.0)), at.t)
-        m = point(at.schedule, t_middle)
+        inner, m = _stage(at, a, b.lam - a.lam, middle)
         kept, fresh = split_noise(a, m, eta)
         stage = renew(advance("x0", z, estimate.x0, a, m, kept), fresh, at, 1, s_noise)
-        second = denoise(stage, t_middle).x0
+        second = denoise(stage, m.t).x0
         mean = jnp.where(inner, (1.0 - share) * estimate.x0 + share * second, estimate.x0)
         kept, fresh = split_noise(a, b, eta)
         return renew(advance("x0", z, mean, a, b, kept), fresh, at, 0, s_noise)
@@ -101,7 +103,7 @@ def dpmpp_sde(eta: float = 1.0, middle: float = 0.5, s_noise: float = 1.0) -> Sa
 def single_step_orders(order: int, count: int, lower_final: bool = True) -> np.ndarray:
     """The orders of DPM-Solver's single-step blocks over `count` evaluations: 1, 2, 3, 1, 2, 3, ..., ending lower.
 
-    Lu et al. 2022 (arXiv 2206.00927), appendix B.4 ("DPM-Solver-fast"), as in the authors' code. Without lower_final
+    "DPM-Solver-fast" of Lu et al. 2022 (arXiv 2206.00927), as in the authors' code. Without lower_final
     the blocks are all whole, if they fit.
     """
     if order == 1:
@@ -141,7 +143,7 @@ def dpm_solver_single(
     order 3 the exact mean of the line from the block's start to its last stage (midpoint) or of the parabola (exact).
     euler_at_final: the last step is a block of its own, as it has to be where the grid ends clean.
     """
-    rate = 1.0 if form == "x0" else -1.0
+    rate = 1.0 + eta if form == "x0" else -1.0
 
     def init(z):
         dtype = jnp.promote_types(z.dtype, jnp.float32)
@@ -176,7 +178,7 @@ def dpm_solver_single(
                 mean_weights(nodes, line, width, rate, "exact"),
                 mean_weights(nodes, line, width, rate, "midpoint"),
             )
-        kept, fresh = split_noise(base, b, eta, exponential=True)
+        kept, fresh = split_noise(base, b, eta, form)
         moved = advance(form, base_z, history.combine(weights), base, b, kept, estimate)
         return renew(moved, fresh, at), SingleState(history, base_z, base_t)
 

@@ -13,6 +13,7 @@ means, without these quirks of the code (each has a test):
                       and shift again: with shift 3 the last sigma is 0.009, not 0.003
     2^-24             multistep and Euler schedulers put this alpha^2 where zero terminal SNR has 0
     third order       DPM-Solver++(3M) with half of the parabola's curvature, which makes its order 2
+    log_linear        Euler's levels of that interpolation are given the timesteps of the spacing, which are others'
     unfinished        DEIS with Karras, exponential, beta or flow sigmas ends with a step of width 0, at a sigma > 0
     1e-6              UniPC starts a flow at sigma = 1 - 1e-6, as it divides by alpha
 

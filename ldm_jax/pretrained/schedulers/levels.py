@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -153,12 +155,18 @@ def levels_of(c: Config, n: int, compat: bool, table: DiscreteBetas) -> Levels:
     if c["sigma_max"] is not None and not dpm:
         high = c["sigma_max"]
     n = len(index)
+    if c["interpolation_type"] == "log_linear" and c.name == "EulerDiscrete":
+        # n + 1 levels of the whole table for n timesteps that know nothing of them.
+        high, low = ratios[-1], ratios[0]
+        if style is None:
+            return Levels(np.exp(np.linspace(math.log(high), math.log(low), n + 1)), index, index, False)
     if style is None:
         sigmas, timesteps = np.interp(index, np.arange(c.steps), ratios), index
     else:
         sigmas = spread(style, high, low, n)
         index = timesteps = to_index(sigmas, ratios)
-        rounded = {"DPMSolverMultistep": ("karras", "lu"), "HeunDiscrete": (), "LMSDiscrete": (), "EulerDiscrete": ()}
+        rounded = {"DPMSolverMultistep": ("karras", "lu")}
+        rounded |= dict.fromkeys(("HeunDiscrete", "LMSDiscrete", "EulerDiscrete", "DPMSolverSDE"), ())
         smooth = c.name == "DPMSolverMultistep" and c["beta_schedule"] == "squaredcos_cap_v2"
         if style in rounded.get(c.name, ("karras",)) and not smooth:
             timesteps = np.round(timesteps)
@@ -183,10 +191,32 @@ def knots_of(times: np.ndarray, sigmas: np.ndarray, timesteps: np.ndarray, flow:
     return Knots(*(jnp.asarray(np.asarray(value)[place]) for value in values))
 
 
+Stages = Literal["between", "next"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Staged(Knots):
+    """Knots between which a sampler has stages, at times stages [m], ascending.
+
+    `time` looks among those alone, for a stage may have the level of a grid's time, but another timestep.
+    """
+
+    stages: Array
+
+    def time(self, logsnr: Array) -> Array:
+        levels = jnp.log(self.sigma(self.stages) / self.alpha(self.stages))
+        return jnp.interp(-0.5 * logsnr, levels, self.stages)
+
+
 def on_table(
-    c: Config, n: int, compat: bool, table: DiscreteBetas, middles: bool = False
+    c: Config, n: int, compat: bool, table: DiscreteBetas, stages: Stages | None = None
 ) -> tuple[Schedule, Array, Levels]:
-    """The schedule and the grid of a scheduler that works in sigma. middles: KDPM2's, between the levels, too."""
+    """The schedule and the grid of a scheduler that works in sigma.
+
+    stages: the level of each step's second stage, halfway between two levels in log sigma, or at the next itself, which
+    is half the way to sigma_down, for the ancestral DPM-Solver-2.
+    """
     levels = levels_of(c, n, compat, table)
     total = c.steps
     tail = 0.0 if levels.sigmas[-1] == 0 else (to_index(levels.sigmas[-1:], ratios_of(table))[0] + 1.0) / total
@@ -198,10 +228,13 @@ def on_table(
         return table, jnp.asarray(np.append(times, min(tail, times[-1]))), levels
     times = np.append((levels.index + 1.0) / total, tail)
     sigmas, timesteps = levels.sigmas, np.append(levels.timesteps, tail * total - 1.0)
-    if middles:
-        between = np.exp(0.5 * (np.log(sigmas[:-2]) + np.log(sigmas[1:-1])))
-        index = to_index(between, ratios_of(table))
-        knots = np.append(times, (index + 1.0) / total), np.append(sigmas, between), np.append(timesteps, index)
-    else:
-        knots = times, sigmas, timesteps
-    return knots_of(*knots), jnp.asarray(times), levels
+    if times[-1] >= times[-2] and sigmas[-1] < sigmas[-2]:
+        times[-1] = 0.5 * times[-2]
+    if stages is None or n == 1:
+        return knots_of(times, sigmas, timesteps), jnp.asarray(times), levels
+    level = sigmas[1:-1] if stages == "next" else np.exp(0.5 * (np.log(sigmas[:-2]) + np.log(sigmas[1:-1])))
+    inner = 0.5 * (times[:-2] + times[1:-1])
+    index = to_index(level, ratios_of(table))
+    knots = knots_of(np.append(times, inner), np.append(sigmas, level), np.append(timesteps, index))
+    parts = (knots.times, knots.alphas, knots.sigmas, knots.timesteps)
+    return Staged(*parts, jnp.asarray(inner[::-1].copy())), jnp.asarray(times), levels

@@ -19,6 +19,7 @@ from ldm_jax.errors import InputError
 from ldm_jax.pretrained.schedulers.levels import (
     PREDICTIONS,
     Config,
+    Stages,
     indices,
     knots_of,
     levels_of,
@@ -37,15 +38,17 @@ def _kind(c: Config) -> AnyKind:
     return PREDICTIONS[c["prediction_type"]]  # type: ignore[return-value]
 
 
-def _in_sigma(make: Callable[[Config], Sampler], middles: bool = False) -> Callable[[Config, int, bool], SamplingPlan]:
+def _in_sigma(
+    make: Callable[[Config], Sampler], stages: Stages | None = None
+) -> Callable[[Config, int, bool], SamplingPlan]:
     """Euler, Heun, KDPM2, LMS: samples are z / alpha; the first has sigma_max, or its hypot with 1 for leading."""
 
     def read(c: Config, n: int, compat: bool) -> SamplingPlan:
         if c["timestep_type"] == "continuous" and c["prediction_type"] == "v_prediction":
             return _continuous(c, n, make(c))
-        if c["interpolation_type"] != "linear":
-            raise InputError(f"interpolation_type: {c['interpolation_type']!r} is not 'linear'")
-        schedule, grid, levels = on_table(c, n, compat, table_of(c), middles)
+        if c["interpolation_type"] not in ("linear", "log_linear"):
+            raise InputError(f"interpolation_type: {c['interpolation_type']!r} is not one of linear, log_linear")
+        schedule, grid, levels = on_table(c, n, compat, table_of(c), stages)
         top = levels.sigmas[0]
         start = 1.0 if c["timestep_spacing"] == "leading" else top / math.sqrt(top**2 + 1.0)
         return SamplingPlan(schedule, _kind(c), make(c), grid, _scaled(start))
@@ -68,9 +71,13 @@ def _multistep(make: Callable[[Config, bool], Sampler]) -> Callable[[Config, int
     """DPM-Solver, UniPC, DEIS: samples are z, on a table or a flow."""
 
     def read(c: Config, n: int, compat: bool) -> SamplingPlan:
-        if c["algorithm_type"] == "sde-dpmsolver" or c["solver_p"] is not None:
-            raise InputError(f"algorithm_type, solver_p: {c['algorithm_type']!r}, {c['solver_p']!r} are not supported")
+        if c["solver_p"] is not None:
+            raise InputError("solver_p: a scheduler in UniPC's place is not supported, only null")
         flow = c["use_flow_sigmas"]
+        if flow and c.sigma_style():
+            raise InputError(f"use_flow_sigmas: True does not go with use_{c.sigma_style()}_sigmas")
+        if compat and c["algorithm_type"] == "sde-dpmsolver++" and c["solver_order"] == 3:
+            raise InputError("solver_order: 3 with sde-dpmsolver++ has a wrong sign in diffusers, which isn't retraced")
         if flow != (c["prediction_type"] == "flow_prediction"):
             raise InputError(f"prediction_type: {c['prediction_type']!r} does not go with use_flow_sigmas: {flow}")
         if flow:
@@ -247,17 +254,6 @@ def _unipc(c: Config, compat: bool) -> Sampler:
     return samplers.unipc(c["solver_order"], variant, form, c["lower_order_final"], skip_corrector=skipped)
 
 
-def _own_noise(reader: Callable[[Config, int, bool], SamplingPlan]) -> Callable[[Config, int, bool], SamplingPlan]:
-    """Schedulers whose stages lie where the noise left them, or whose noise is a Brownian path: not retraced."""
-
-    def read(c: Config, n: int, compat: bool) -> SamplingPlan:
-        if compat:
-            raise InputError(f"compat: 'diffusers' is not accepted for {c.name}Scheduler, whose noise isn't retraced")
-        return reader(c, n, compat)
-
-    return read
-
-
 READERS: dict[str, Callable[[Config, int, bool], SamplingPlan]] = {
     "DDIM": _ddim,
     "DDPM": _ddpm,
@@ -266,9 +262,9 @@ READERS: dict[str, Callable[[Config, int, bool], SamplingPlan]] = {
     "EulerDiscrete": _in_sigma(lambda c: samplers.ddim()),
     "EulerAncestralDiscrete": _in_sigma(lambda c: samplers.euler_ancestral()),
     "HeunDiscrete": _in_sigma(lambda c: samplers.heun("rho")),
-    "KDPM2Discrete": _in_sigma(lambda c: samplers.dpm_2(), middles=True),
-    "KDPM2AncestralDiscrete": _own_noise(_in_sigma(lambda c: samplers.dpm_2_ancestral())),
-    "DPMSolverSDE": _own_noise(_in_sigma(lambda c: samplers.dpmpp_sde())),
+    "KDPM2Discrete": _in_sigma(lambda c: samplers.dpm_2(), "between"),
+    "KDPM2AncestralDiscrete": _in_sigma(lambda c: samplers.dpm_2_ancestral(), "next"),
+    "DPMSolverSDE": _in_sigma(lambda c: samplers.dpmpp_sde(), "between"),
     "DPMSolverMultistep": _multistep(_dpm),
     "DPMSolverSinglestep": _multistep(_dpm_single),
     "UniPCMultistep": _multistep(_unipc),
