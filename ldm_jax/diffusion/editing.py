@@ -85,7 +85,7 @@ def _put_back(z, known, mask, at):
 def repaint_grid(grid: Float[Array, "n"], jump: int = 10, resample: int = 10) -> Float[Array, "m"]:
     """RePaint's walk over the grid's times, up and down: after every `jump` steps down it goes `jump` up again.
 
-    Until each stretch was walked `resample` times; Lugmayr et al. 2022 (arXiv 2201.09865), appendix B.
+    Until each stretch was walked `resample` times; Lugmayr et al. 2022 (arXiv 2201.09865), "jump length".
     """
     if jump < 1 or resample < 1:
         raise ValueError(f"jump, resample: {jump!r}, {resample!r} are not positive integers")

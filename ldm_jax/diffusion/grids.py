@@ -124,7 +124,7 @@ def lu(
     sigma_max: float | None = None,
     final: float | None = 0.0,
 ) -> Grid:
-    """The log-SNR equally spaced: Lu et al. 2022 (arXiv 2206.00927), section 3.4. `exponential` by another name."""
+    """The log-SNR equally spaced: Lu et al. 2022 (arXiv 2206.00927), "uniform logSNR". It is `exponential`."""
     return exponential(schedule, steps, sigma_min, sigma_max, final)
 
 

@@ -87,7 +87,7 @@ def classifier_free(
     """Classifier-free guidance: unconditional + scale (conditional - unconditional); scale 1 is no guidance.
 
     Ho & Salimans 2022 (arXiv 2207.12598), eq. 6, with scale = w + 1. scale: a number or [b], traced or not. interval:
-    the times in which guidance acts (Kynkäänniemi et al. 2024, arXiv 2404.07724, eq. 5); outside it the scale is 1.
+    the times in which guidance acts (Kynkäänniemi et al. 2024, arXiv 2404.07724, section 3); outside it the scale is 1.
     Guiding eps or x0 is the same thing, as the two are affine in each other at fixed z.
 
     rescale: by how much, in [0, 1], v's standard deviation is brought back to the conditional one's, Lin et al. 2023
@@ -189,7 +189,7 @@ def autoguidance(
 ) -> Denoise:
     """Guidance by a worse version of the same model: weaker + scale (denoise - weaker).
 
-    Karras et al. 2024 (arXiv 2406.02507), section 3: a smaller or less trained network with the same condition.
+    Karras et al. 2024 (arXiv 2406.02507), section 4: a smaller or less trained network with the same condition.
     """
     return classifier_free(lambda z, t: Branches(denoise(z, t), weaker(z, t)), scale, interval)
 

@@ -28,11 +28,11 @@ def log_likelihood(
 
     Song et al. 2021 (arXiv 2011.13456), appendix D.2, eq. 39 and 40: the ODE is followed up the grid together with the
     divergence of its slope, which is estimated by Hutchinson's v' J v with Rademacher v (Grathwohl et al. 2018, arXiv
-    1810.01367, eq. 7). The same probes are used along a path, so the ODE is deterministic. grid: the descending one of
-    a sampler; its end should be a small time above 0, unless the denoiser is good at 0. probes: how many, or "exact"
-    for all directions (one evaluation a dimension). prior_std: of z at the grid's start, by default the standard
-    deviation of alpha x0 + sigma eps for x0 of variance 1. Kutta's rule, four evaluations a step and probe, in the
-    variable "flow" of `samplers.runge_kutta`.
+    1810.01367, section 3.1). The same probes are used along a path, so the ODE is deterministic. grid: the descending
+    one of a sampler; its end should be a small time above 0, unless the denoiser is good at 0. probes: how many, or
+    "exact" for all directions (one evaluation a dimension). prior_std: of z at the grid's start, by default the
+    standard deviation of alpha x0 + sigma eps for x0 of variance 1. Kutta's rule, four evaluations a step and probe, in
+    the variable "flow" of `samplers.runge_kutta`.
     """
     own = frame("flow", schedule)
     grid = jnp.asarray(grid, jnp.promote_types(z.dtype, jnp.float32))[::-1]

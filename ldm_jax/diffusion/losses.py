@@ -82,7 +82,7 @@ def weight(
                   (arXiv 2206.00364), table 1
     v             1 on v's error: Salimans & Ho 2022 (arXiv 2202.00512), section 4, "SNR+1"
     sigmoid       -dlogsnr/dt / 2 sigmoid(bias - logsnr) on eps' error: Kingma & Gao 2023 (arXiv 2303.00848), table 1;
-                  SiD2, Hoogeboom et al. 2024 (arXiv 2410.19324), section 3. Needs dlogsnr_dt at the times, see
+                  SiD2, Hoogeboom et al. 2024 (arXiv 2410.19324), "sigmoid loss". Needs dlogsnr_dt at the times, see
                   `dlogsnr`; left out, its factor is 1
 
     Where the kind's error says nothing about x0 (eps at alpha = 0, x0 at sigma = 0) the weight is that limit or 0.

@@ -57,7 +57,7 @@ class Schedule(Protocol):
 
 
 def logsnr(schedule: Schedule, t: Times) -> Times:
-    """log(alpha^2 / sigma^2), Kingma et al. 2021 (arXiv 2107.00630), eq. 3: +inf at a clean end, -inf at a pure one."""
+    """log(alpha^2 / sigma^2), Kingma et al. 2021 (arXiv 2107.00630), eq. 2: +inf at a clean end, -inf at a pure one."""
     return 2.0 * (jnp.log(schedule.alpha(t)) - jnp.log(schedule.sigma(t)))
 
 
@@ -114,8 +114,8 @@ class RectifiedFlow:
 class Cosine:
     """Variance preserving on a quarter circle: alpha = cos(pi t / 2), sigma = sin(pi t / 2).
 
-    Salimans & Ho 2022 (arXiv 2202.00512), section 4 and appendix D; the same as SiT's generalised VP path
-    (Ma et al. 2024, arXiv 2401.08740, eq. 12).
+    Salimans & Ho 2022 (arXiv 2202.00512), appendix D, t being the angle; the same as SiT's generalised VP path, "GVP"
+    (Ma et al. 2024, arXiv 2401.08740, section 2).
     """
 
     def alpha(self, t: Times) -> Times:

@@ -8,7 +8,7 @@ import pytest
 from ldm_jax.diffusion import editing, grids, likelihood, samplers
 from ldm_jax.diffusion.prediction import Estimate
 from ldm_jax.diffusion.schedules import EDM, Cosine, RectifiedFlow
-from tests.diffusion.problems import COVARIANCE, MEAN, gaussian, mixture
+from tests.diffusion.problems import CENTRES, COVARIANCE, MEAN, SHARES, SPREAD, gaussian, mixture
 
 KEY = jax.random.key(1)
 SCHEDULE = Cosine()
@@ -150,6 +150,21 @@ def test_likelihood_of_a_gaussian(schedule):
         np.testing.assert_allclose(exact, want, atol=0.02)
         probed = likelihood.log_likelihood(gaussian(schedule), schedule, grid, z, KEY, 64)
         np.testing.assert_allclose(probed, want, atol=0.6)
+
+
+@pytest.mark.parametrize(("probes", "atol"), [("exact", 2e-3), pytest.param(64, 0.6, marks=pytest.mark.slow)])
+def test_likelihood_of_a_mixture(probes, atol):
+    """The log density of two overlapping Gaussians, on a path that isn't straight: at, between and far from them."""
+    schedule, end = Cosine(), 1e-4
+    with jax.enable_x64(True):
+        z = jnp.asarray([*CENTRES, CENTRES.mean(0), [1.5, -1.5], [-2.5, 1.0]], jnp.float64)
+        alpha, sigma = (float(part(jnp.asarray(end))) for part in (schedule.alpha, schedule.sigma))
+        square = (alpha * SPREAD) ** 2 + sigma**2
+        away = ((np.asarray(z)[:, None] - alpha * CENTRES) ** 2).sum(-1)
+        want = np.log((SHARES * np.exp(-0.5 * away / square)).sum(1) / (2 * np.pi * square))
+        # The prior at t = 1 is exact: a Cosine ends in pure noise.
+        found = likelihood.log_likelihood(mixture(schedule), schedule, grids.linspace(60, 1.0, end), z, KEY, probes)
+        np.testing.assert_allclose(found, want, atol=atol)
 
 
 def test_bits_per_dim():

@@ -7,6 +7,7 @@ import pytest
 
 from ldm_jax.diffusion import grids
 from ldm_jax.diffusion import samplers as S
+from ldm_jax.diffusion.guidance import Branches, classifier_free
 from ldm_jax.diffusion.prediction import Estimate, LearnedEstimate, estimate
 from ldm_jax.diffusion.samplers.base import run
 from ldm_jax.diffusion.schedules import EDM, Cosine, DiscreteBetas, RectifiedFlow
@@ -28,15 +29,17 @@ def count_equations(jaxpr):
 
 @pytest.mark.parametrize("name", S.SAMPLERS)
 def test_transforms(name):
-    """jit, vmap, grad through the scan with remat, a traced scale; one compilation; a jaxpr that doesn't grow."""
+    """jit, vmap, grad through the scan with remat by a traced guidance scale; one compilation for every scale and seed;
+    a jaxpr that doesn't grow."""
     sampler, schedule, traces = S.SAMPLERS[name](), Cosine(), []
     z = jax.random.normal(KEY, (3, 2, 1))
 
     def loss(scale, key, steps):
-        def denoise(z_t, t):
-            v = scale * jnp.tanh(z_t + jnp.sin(t))
-            return estimate("v", v, z_t, schedule.alpha(t), schedule.sigma(t))
+        def pair(z_t, t):
+            outputs = jnp.tanh(z_t + jnp.sin(t)), 0.5 * jnp.tanh(z_t)
+            return Branches(*(estimate("v", v, z_t, schedule.alpha(t), schedule.sigma(t)) for v in outputs))
 
+        denoise = classifier_free(pair, scale)
         return S.sample(denoise, sampler, schedule, grids.linspace(steps), z, key, remat=True).sum()
 
     def counted(scale, keys):
