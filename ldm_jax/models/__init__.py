@@ -12,6 +12,7 @@ from ldm_jax.models.efficientnet import EfficientNet, EfficientNetConfig, Effici
 from ldm_jax.models.inception import Inception, InceptionConfig, InceptionFeatures
 from ldm_jax.models.lpips import LPIPS, LPIPSConfig
 from ldm_jax.models.mmdit import MMDiT, MMDiTConfig
+from ldm_jax.models.t5 import T5Config, T5Encoder
 from ldm_jax.models.text import TextEncoder, TextEncoderConfig, TextEncoding, sentence_embedding
 from ldm_jax.models.tiny import TinyAutoencoder, TinyAutoencoderConfig
 from ldm_jax.models.unet import UNet, UNetConfig
@@ -60,6 +61,8 @@ __all__ = [
     "MMDiTConfig",
     "Posterior",
     "QuantizedAutoencoder",
+    "T5Config",
+    "T5Encoder",
     "TextEncoder",
     "TextEncoderConfig",
     "TextEncoding",

@@ -22,7 +22,7 @@ from ldm_jax.pretrained.parts import open_part
 from ldm_jax.pretrained.tables import FORMATS
 from ldm_jax.pretrained.tensors import Arrays
 
-TEXT = [name for name in published.NAMES if "clip" in name or "bert" in name]
+TEXT = [name for name in published.NAMES if "clip" in name or "bert" in name or name == "t5"]
 AUTOENCODERS = [name for name in published.NAMES if name.startswith(("vae", "vq", "tiny"))]
 DENOISERS = [name for name in published.NAMES if name not in TEXT + AUTOENCODERS]
 

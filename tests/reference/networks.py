@@ -57,6 +57,8 @@ def models():
         CLIPTextConfig,
         CLIPTextModel,
         CLIPTextModelWithProjection,
+        T5Config,
+        T5EncoderModel,
     )
 
     def tensor(x):
@@ -277,6 +279,23 @@ def models():
             text(50, 49, masked=True),
         ),
         "bert": (lambda: BertModel(BertConfig(**clip)), text(50, 2, masked=True)),
+        "t5": (
+            lambda: T5EncoderModel(
+                T5Config(
+                    vocab_size=50,
+                    d_model=16,
+                    d_kv=4,
+                    d_ff=24,
+                    num_layers=2,
+                    num_heads=2,
+                    relative_attention_num_buckets=8,
+                    relative_attention_max_distance=6,
+                    feed_forward_proj="gated-gelu",
+                    tie_word_embeddings=False,
+                )
+            ),
+            text(50, 2, masked=True),
+        ),
         "ldm_bert": (
             lambda: LDMBertModel(
                 LDMBertConfig(
@@ -312,6 +331,7 @@ def tied(key: str) -> str:
     """The name that gives a tensor its weights."""
     import re
 
+    key = re.sub(r"^encoder\.embed_tokens\.", "shared.", key)
     return re.sub(r"transformer_blocks\.\d+\.norm1\.emb\.", "transformer_blocks.0.norm1.emb.", key)
 
 

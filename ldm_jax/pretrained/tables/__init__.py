@@ -6,6 +6,7 @@ import flax.linen as nn
 
 from ldm_jax.pretrained.formats import Format
 from ldm_jax.pretrained.tables.autoencoders import AUTOENCODER_KL, AUTOENCODER_TINY, VQ_MODEL
+from ldm_jax.pretrained.tables.t5 import T5
 from ldm_jax.pretrained.tables.text import BERT, CLIP_TEXT, CLIP_TEXT_PROJECTION, LDM_BERT
 from ldm_jax.pretrained.tables.transformers import DIT_DIFFUSERS, SD3
 from ldm_jax.pretrained.tables.unet import UNET_CONDITION, UNET_PLAIN
@@ -24,6 +25,7 @@ FORMATS: dict[str, Format] = {
         CLIP_TEXT_PROJECTION,
         BERT,
         LDM_BERT,
+        T5,
     )
 }
 
