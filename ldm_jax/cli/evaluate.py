@@ -37,7 +37,11 @@ def evaluate(args: Sequence[str]) -> int:
     parser.add_argument("--rounding", choices=("round", "adm", "trunc"), default="round", help="from [-1, 1] to 8 bits")
     parser.add_argument("--sweep", help="guidance=1,1.5,2,4 or steps=5,10,20,50: measure at each of these, too")
     parser.add_argument(
-        "--weights", action="append", default=[], metavar="NAME=PATH", help="weights of a feature network; repeatable"
+        "--weights",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="weights of inception, dinov2, clip, effnet, vgg16 or alexnet (LPIPS); repeatable",
     )
     parser.add_argument("--save-reference", type=Path, help="write the reference's statistics as an ADM .npz")
     parser.add_argument("--out", type=Path, help="report.json; a panel is drawn beside it as report.png")

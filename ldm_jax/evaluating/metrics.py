@@ -134,7 +134,7 @@ GENERATION: dict[str, Metric] = {
 """Metrics of samples. FID, sFID, IS and KID are Inception's alone; in other spaces they have other names."""
 
 RECONSTRUCTION_FRECHET = {"rfid": ("inception", "rFID"), "rfd_effnet": ("effnet", "rFD-EffNet")}
-LPIPS = {"lpips": ("vgg", "LPIPS (VGG)"), "lpips_alex": ("alex", "LPIPS (AlexNet)")}
+LPIPS = {"lpips": ("vgg16", "LPIPS (VGG)"), "lpips_alex": ("alexnet", "LPIPS (AlexNet)")}
 PIXELWISE: dict[str, str] = {"psnr": "PSNR", "ssim": "SSIM", "ms_ssim": "MS-SSIM"}
 RECONSTRUCTION = (*RECONSTRUCTION_FRECHET, *PIXELWISE, *LPIPS)
 """Metrics of a model's autoencoder."""

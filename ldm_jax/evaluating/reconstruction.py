@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -12,12 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldm_jax import evaluation
-from ldm_jax.evaluating.metrics import LPIPS, PIXELWISE, RECONSTRUCTION_FRECHET
+from ldm_jax.evaluating.metrics import PIXELWISE, RECONSTRUCTION_FRECHET
 from ldm_jax.evaluating.sets import Hashed, ImageSet
-from ldm_jax.evaluating.spaces import Space
+from ldm_jax.evaluating.spaces import Comparison, Space
 from ldm_jax.evaluating.subjects import ModelSubject
 from ldm_jax.evaluation import Rounding, Wanted, panel
-from ldm_jax.models import apply
 
 SHOWN = 16
 METRICS: dict[str, Callable[..., Any]] = {
@@ -39,12 +38,16 @@ def reconstruct(
     subject: ModelSubject,
     images: ImageSet,
     names: list[str],
-    spaces: dict[str, Space],
+    spaces: Mapping[str, Space],
+    comparisons: Mapping[str, Comparison],
     batch_size: int,
     rounding: Rounding,
 ) -> Reconstruction:
     """The metrics `names` of reconstructions of `images`, both as 8-bit images; pixelwise ones are means over them."""
-    compared = {name: _comparison(name) for name in names if name in PIXELWISE or name in LPIPS}
+    compared: dict[str, Callable[..., jax.Array]] = {
+        PIXELWISE[name]: jax.jit(partial(METRICS[name], data_range=255)) for name in names if name in PIXELWISE
+    }
+    compared |= {comparison.label: comparison.distance for comparison in comparisons.values()}
     sums = dict.fromkeys(compared, 0.0)
     pairs: list[tuple[np.ndarray, np.ndarray]] = []
 
@@ -66,28 +69,10 @@ def reconstruct(
         for _ in hashed:
             pass
     rebuilt = evaluation.collect(subject.rebuild(images, batch_size, rounding, see), extractors, wanted)
-    labels = {**PIXELWISE, **{name: label for name, (_, label) in LPIPS.items()}}
-    values = {labels[name]: total / images.count for name, total in sums.items()}
+    values = {name: total / images.count for name, total in sums.items()}
     for space, label in frechet.values():
         gaussians = (features[space].moments["pool"].gaussian for features in (rebuilt, originals))
         values[label] = evaluation.frechet_distance(*gaussians)
     first, again = (np.stack(side) for side in zip(*pairs, strict=True))
     errors = np.sqrt(np.square(first.astype(np.float64) - again).mean(axis=(1, 2, 3)))[:, None]
     return Reconstruction(values, hashed.hexdigest(), panel.neighbours(first, again[:, None], errors))
-
-
-def _comparison(name: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """(originals, reconstructions) as grey levels [b h w c] to [b]."""
-    if name in METRICS:
-        return jax.jit(partial(METRICS[name], data_range=255))
-    from ldm_jax.pretrained import load_lpips
-
-    module, params = load_lpips(LPIPS[name][0])
-
-    @jax.jit
-    def distance(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-        # LPIPS is a network of colour images; grey ones are three equal channels.
-        x, y = (jnp.broadcast_to(a, (*a.shape[:-1], 3)) / 127.5 - 1.0 for a in (x, y))
-        return apply(module, params, x, y)
-
-    return partial(distance, params)

@@ -13,7 +13,7 @@ from ldm_jax.evaluating.metrics import Metric
 from ldm_jax.evaluating.passes import Drawn
 from ldm_jax.evaluating.references import Reference
 from ldm_jax.evaluating.software import software
-from ldm_jax.evaluating.spaces import Space
+from ldm_jax.evaluating.spaces import Comparison, Space
 from ldm_jax.evaluating.subjects import Drawing, ModelSubject, SamplesSubject, hash_weights
 from ldm_jax.evaluation import Features, Protocol, Rounding, panel
 
@@ -70,7 +70,7 @@ def protocol(
     hashes: Mapping[str, str],
     shown: Drawn | None,
     rebuilt: Mapping[str, Any] | None,
-    spaces: Mapping[str, Space],
+    networks: Mapping[str, Space | Comparison],
     rounding: Rounding,
     batch_size: int,
 ) -> Protocol:
@@ -100,6 +100,6 @@ def protocol(
         seed=drawn and drawn.seed,
         reconstruction=rebuilt,
         batch_size=batch_size,
-        features={name: space.described() for name, space in spaces.items()},
+        features={name: network.described() for name, network in networks.items() if name != "pixels"},
         software=software(),
     )

@@ -18,7 +18,7 @@ from ldm_jax.evaluating.passes import make_plan, reference_features, sample_feat
 from ldm_jax.evaluating.reconstruction import reconstruct
 from ldm_jax.evaluating.references import Reference, is_source, open_reference
 from ldm_jax.evaluating.sets import first_images
-from ldm_jax.evaluating.spaces import open_spaces
+from ldm_jax.evaluating.spaces import open_comparisons, open_spaces
 from ldm_jax.evaluating.subjects import Drawing, LabelPolicy, ModelSubject, SamplesSubject, open_subject
 from ldm_jax.evaluation import Features, Report, Rounding, panel
 from ldm_jax.pipeline import Process
@@ -79,6 +79,7 @@ def evaluate(options: Options) -> Result:
     """
     subject, generation, rebuilt, timed, reference, drawing = setup = set_up(options)
     spaces = open_spaces(_spaces(setup), options.weights, options.batch_size)
+    comparisons = open_comparisons(rebuilt, options.weights)
     made_with = spaces[reference.space].weights_hash if reference.space in spaces else None
     if reference.weights_hash and made_with and made_with != reference.weights_hash:
         raise InputError(f"reference: its statistics were made with other {reference.space} weights")
@@ -120,14 +121,23 @@ def evaluate(options: Options) -> Result:
                 pictures.append(panel.plot(field, points, {name: rows[name] for name in frechet or list(rows)[:1]}))
     if rebuilt and isinstance(subject, ModelSubject):
         held_out = first_images(reference.sets[reference.held_out], options.num or DEFAULT_NUM)
-        rebuilding = reconstruct(subject, held_out, rebuilt, spaces, options.batch_size, options.rounding)
+        rebuilding = reconstruct(subject, held_out, rebuilt, spaces, comparisons, options.batch_size, options.rounding)
         values |= rebuilding.values
         rebuilt_from = {"name": held_out.name, "images": held_out.count, "images_hash": rebuilding.images_hash}
         if not generation:
             pictures.append(rebuilding.picture)
     values |= speed
     protocol = reporting.protocol(
-        subject, drawing, policy, reference, hashes, shown, rebuilt_from, spaces, options.rounding, options.batch_size
+        subject,
+        drawing,
+        policy,
+        reference,
+        hashes,
+        shown,
+        rebuilt_from,
+        {**spaces, **comparisons},
+        options.rounding,
+        options.batch_size,
     )
     picture = panel.stack(pictures) if options.picture and pictures else None
     return Result(Report(protocol, values, sweep, notes), picture)
