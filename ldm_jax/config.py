@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import types
 import typing
@@ -126,6 +127,8 @@ class TrainingConfig:
     """Steps of linear warm-up."""
     final_learning_rate: float = 0.0
     """Learning rate at the last step, as a share of the peak."""
+    beta1: float = 0.9
+    """AdamW's decay of the first moment."""
     beta2: float = 0.99
     """AdamW's decay of the second moment."""
     weight_decay: float = 0.0
@@ -302,8 +305,12 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
 
 
 def load_config(path: str | Path) -> Config:
-    """The config of a Python file (its `get_config()`) or of a JSON file such as runs/NAME/config.json."""
-    path = Path(path)
+    """The config of a Python file (its `get_config()`) or of a JSON file such as runs/NAME/config.json.
+
+    "FILE.py:NAME" calls get_config("NAME"), for files that describe a family.
+    """
+    file, colon, variant = str(path).rpartition(".py:")
+    path = Path(f"{file}.py" if colon else path)
     if not path.is_file():
         raise InputError(f"config: {path} is not a file; name a .py with get_config() or a .json")
     if path.suffix == ".json":
@@ -317,7 +324,12 @@ def load_config(path: str | Path) -> Config:
         raise InputError(f"config: {path} line {error.lineno} is not Python ({error.msg})") from error
     if not callable(namespace.get("get_config")):
         raise InputError(f"config: {path} defines no get_config()")
-    config = namespace["get_config"]()
+    try:
+        config = namespace["get_config"](*([variant] if colon else []))
+    except TypeError as error:
+        if not colon or inspect.signature(namespace["get_config"]).parameters:
+            raise
+        raise InputError(f"config: {path} describes one experiment, not {variant!r}") from error
     if not isinstance(config, Config):
         raise InputError(f"config: get_config() of {path} gives {type(config).__name__}, not ldm_jax.Config")
     return config

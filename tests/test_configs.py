@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from ldm_jax.config import Config, load_config, shrink
+from ldm_jax.errors import InputError
 from ldm_jax.training.run import Run
 from tests.conftest import ROOT
 
@@ -30,6 +31,29 @@ def photos(tmp_path_factory):
 def test_docstring_tells_the_command(path):
     text = ast.get_docstring(ast.parse(path.read_text()))
     assert f"python train.py configs/{path.name}" in text
+
+
+LDM = ("kl-f4", "kl-f8", "kl-f16", "kl-f32", "vq-f4", "vq-f8", "vq-f8-n256", "vq-f16")
+
+
+@pytest.mark.parametrize("name", LDM)
+def test_ldm_family(name):
+    config = load_config(f"{ROOT / 'configs' / 'ldm_autoencoder.py'}:{name}")
+    assert Config.from_json(config.to_json()) == config
+    kind, factor = name.split("-")[:2]
+    assert config.autoencoder.factor == int(factor[1:])
+    assert (config.autoencoder_loss.reduction == "sum") == (kind == "kl")
+    # The paper's table 8: the latents' resolutions where there is attention.
+    sides = [config.data.image_size // 2**level for level in config.autoencoder.attention_levels]
+    assert sides == {"kl-f16": [16], "kl-f32": [16, 8], "vq-f8": [32], "vq-f8-n256": [32], "vq-f16": [16]}.get(name, [])
+
+
+def test_a_family_names_its_members():
+    for member, message in (("kl-f5", "must be one of kl-f4"), ("", "must be one of kl-f4")):
+        with pytest.raises(InputError, match=message):
+            load_config(f"{ROOT / 'configs' / 'ldm_autoencoder.py'}:{member}")
+    with pytest.raises(InputError, match="describes one experiment"):
+        load_config(f"{ROOT / 'configs' / 'quickstart.py'}:large")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)

@@ -20,7 +20,11 @@ def train(args: Sequence[str]) -> int:
         add_help=False,
         allow_abbrev=False,
     )
-    parser.add_argument("config", nargs="?", help="a .py file with get_config(), or a run's config.json")
+    parser.add_argument(
+        "config",
+        nargs="?",
+        help="a .py file with get_config() (FILE.py:NAME for one of a family), or a run's config.json",
+    )
     parser.add_argument("--workdir", type=Path, help="the run's folder (default: runs/NAME for configs/NAME.py)")
     parser.add_argument("--stage", choices=("autoencoder", "denoiser", "all"), default="all", help="what to train")
     parser.add_argument("--smoke", action="store_true", help="the same experiment made tiny: about a minute")
@@ -40,7 +44,7 @@ def train(args: Sequence[str]) -> int:
     from ldm_jax.training.loop import Stopped
     from ldm_jax.training.run import Run
 
-    name = Path(options.config).stem
+    name = Path(options.config.replace(".py:", "-")).stem
     workdir = options.workdir or (
         Path(options.config).parent if name == "config" else Path("runs") / (f"{name}-smoke" if options.smoke else name)
     )

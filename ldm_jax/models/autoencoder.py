@@ -79,7 +79,7 @@ class AutoencoderConfig:
             4 * fine % coarse or 4 * coarse % fine for fine, coarse in itertools.pairwise(self.multipliers)
         ):
             raise InputError(
-                f"autoencoder.multipliers: {self.multipliers} must grow by factors of 1, 2 or 4 with residual_resampling"
+                f"autoencoder.multipliers: {self.multipliers} must grow by 1, 2 or 4 with residual_resampling"
             )
 
     @property

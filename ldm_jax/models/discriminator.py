@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ldm_jax.errors import InputError
-from ldm_jax.models.layers import GroupNorm, rank
+from ldm_jax.models.layers import GroupNorm, conv_of_any_map, rank
 
 Images = Float[Array, "b ... _"]
 
@@ -44,7 +44,7 @@ class DiscriminatorConfig:
 
 
 class BatchNorm(nn.Module):
-    """Normalisation by the batch's own statistics, over `axis_name` too; no running ones, for nothing is kept for use."""
+    """Normalisation by the batch's own statistics, over `axis_name` too; there are no running ones."""
 
     @nn.compact
     def __call__(self, x: Images, axis_name: str | None) -> Images:
@@ -81,7 +81,14 @@ class Discriminator(nn.Module):
         def conv(features: int, h: Images, stride: int, bias: bool, name: str) -> Images:
             init = nn.initializers.normal(0.02)
             return nn.Conv(
-                features, (4,) * n, (stride,) * n, padding=1, use_bias=bias, kernel_init=init, name=name
+                features,
+                (4,) * n,
+                (stride,) * n,
+                padding=1,
+                use_bias=bias,
+                kernel_init=init,
+                conv_general_dilated=conv_of_any_map,
+                name=name,
             )(h)
 
         h = nn.leaky_relu(conv(c.channels, x, 2, True, "conv0"), 0.2)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ldm_jax.errors import InputError
+from ldm_jax.models.layers import conv_of_any_map
 
 Images = Float[Array, "b h w c"]
 Maps = tuple[Float[Array, "b _ _ _"], ...]
@@ -79,7 +80,15 @@ class LPIPS(nn.Module):
         layers = [(width, 3, 1, 1) for width in VGG16 if width] if c.network == "vgg16" else ALEXNET
         dtype = jnp.dtype(c.dtype)
         self.convs = [
-            nn.Conv(width, (size, size), stride, padding=padding, dtype=dtype, name=f"conv{i}")
+            nn.Conv(
+                width,
+                (size, size),
+                stride,
+                padding=padding,
+                dtype=dtype,
+                conv_general_dilated=conv_of_any_map,
+                name=f"conv{i}",
+            )
             for i, (width, size, stride, padding) in enumerate(layers)
         ]
         self.heads = [nn.Dense(1, use_bias=False, dtype=jnp.float32, name=f"head{i}") for i in range(len(c.channels))]

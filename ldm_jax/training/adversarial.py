@@ -27,12 +27,12 @@ def per_example(x: Float[Array, "b ..."]) -> PerExample:
 
 
 def generator_loss(kind: Kind, fake: Logits) -> PerExample:
-    """Hinge: -D(fake) (Lim & Ye 2017, arXiv 1705.02894). Non-saturating: softplus(-D(fake)) (Goodfellow et al. 2014)."""
+    """Hinge: -D(fake) (Lim & Ye 2017, arXiv 1705.02894). Otherwise softplus(-D(fake)) (arXiv 1406.2661, section 3)."""
     return per_example(-fake if kind == "hinge" else jax.nn.softplus(-fake))
 
 
 def discriminator_loss(kind: Kind, real: Logits, fake: Logits) -> PerExample:
-    """Hinge: half of relu(1 - D(real)) + relu(1 + D(fake)), half of the softplus terms otherwise; the halves as in LDM."""
+    """Half of m(D(real)) + m(-D(fake)), the half as in LDM; m(x) is relu(1 - x) (hinge) or softplus(-x)."""
     margin = (lambda x: jax.nn.relu(1.0 - x)) if kind == "hinge" else (lambda x: jax.nn.softplus(-x))
     return 0.5 * (per_example(margin(real)) + per_example(margin(-fake)))
 
@@ -40,7 +40,7 @@ def discriminator_loss(kind: Kind, real: Logits, fake: Logits) -> PerExample:
 def lecam(real: Logits, fake: Logits, real_average: Array, fake_average: Array) -> PerExample:
     """Pulls logits to the other side's moving average (Tseng et al. 2021, arXiv 2104.03310, section 3.1).
 
-    One-sided, as in the authors' code: only a real logit above the fakes' average, or a fake one below the reals', pays.
+    One-sided, as in the authors' code: a real logit pays above the fakes' average, a fake one below the reals'.
     """
     above = jnp.square(jax.nn.relu(real - fake_average))
     below = jnp.square(jax.nn.relu(real_average - fake))
@@ -56,7 +56,7 @@ def r1(logits: Callable[[Array], Logits], real: Float[Array, "b ..."]) -> PerExa
 def balance(
     last_layer: Callable[[Array], Array], wanted: Array, adversarial: Array, axis_name: str | None
 ) -> Float[Array, ""]:
-    """The adaptive weight: |grad of reconstruction| / |grad of adversarial| (Esser et al. 2021, arXiv 2012.09841, eq. 7).
+    """The adaptive weight |reconstruction gradient| / |adversarial gradient| (VQGAN, arXiv 2012.09841, eq. 7).
 
     last_layer: cotangents of the decoder's output to gradients of its last kernel. wanted, adversarial: the two
     losses' gradients with respect to the decoder's output. Over all devices' examples; at most 1e4.

@@ -15,7 +15,6 @@ from ldm_jax.models import Posterior, QuantizedAutoencoder, VQAutoencoder, apply
 from ldm_jax.models.vq import nearest
 from ldm_jax.training.step import Metrics, Params
 
-
 DECAY = 0.99
 """Of a codebook's averages, per step."""
 

@@ -26,6 +26,7 @@ def make_optimizer(config: TrainingConfig) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) after clipping by global norm; decay on matrices only."""
     adamw = optax.adamw(
         learning_rate(config),
+        b1=config.beta1,
         b2=config.beta2,
         weight_decay=config.weight_decay,
         mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
@@ -33,9 +34,7 @@ def make_optimizer(config: TrainingConfig) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(config.clip), adamw) if config.clip else adamw
 
 
-def make_first_stage_optimizer(
-    config: TrainingConfig, codebook: str, trains: str
-) -> optax.GradientTransformation:
+def make_first_stage_optimizer(config: TrainingConfig, codebook: str, trains: str) -> optax.GradientTransformation:
     """The autoencoder's AdamW; for a discriminator Adam at the same rates with betas 0.5 and 0.9, as in LDM.
 
     Averages (params["statistics"], and the codebook where it is "ema") move by their whole gradient, which is how the

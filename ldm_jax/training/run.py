@@ -21,8 +21,8 @@ from ldm_jax.errors import InputError
 from ldm_jax.models import (
     AUTOENCODERS,
     LPIPS,
-    DiT,
     Discriminator,
+    DiT,
     QuantizedAutoencoder,
     apply,
     make_autoencoder,
@@ -189,7 +189,7 @@ class Run:
         return self.workdir / "samples" / f"{stage}-{step:07d}.png"
 
     def _identity(self) -> str:
-        return json.dumps(dataclasses.asdict(self.config.data), sort_keys=True)
+        return json.dumps({"source": self.config.data.source, "limit": self.config.data.limit})
 
     def _strategy(self, loss_fn: LossFn, optimizer: Any, training: TrainingConfig) -> Strategy:
         step = partial(

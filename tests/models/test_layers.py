@@ -14,6 +14,7 @@ from ldm_jax.models.layers import (
     SpatialAttention,
     TimeEmbedding,
     Upsample,
+    conv_of_any_map,
     depth_to_space,
     sinusoidal,
     space_to_depth,
@@ -85,3 +86,23 @@ def test_time_embedding_tells_times_apart():
     out = layer.init_with_output(jax.random.key(0), jnp.array([0.0, 500.0, 999.0]))[0]
     chex.assert_shape(out, (3, 16))
     assert float(jnp.abs(out[0] - out[1]).max()) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "stride", "pad"),
+    [
+        ((2, 2, 2, 3), 3, 1, 1),
+        ((2, 4, 4, 3), 4, 1, 1),
+        ((1, 2, 9, 2), 3, 1, 1),
+        ((1, 3, 2), 3, 1, 1),
+        ((1, 8, 8, 2), 4, 2, 1),
+    ],
+)
+def test_convolutions_of_small_maps_are_the_usual_ones(shape, size, stride, pad):
+    n, keys = len(shape) - 2, jax.random.split(jax.random.key(0), 2)
+    x, kernel = jax.random.normal(keys[0], shape), jax.random.normal(keys[1], (*(size,) * n, shape[-1], 5))
+    names = ("NWC", "WIO", "NWC") if n == 1 else ("NHWC", "HWIO", "NHWC")
+    options = {"window_strides": (stride,) * n, "padding": ((pad, pad),) * n}
+    options["dimension_numbers"] = jax.lax.conv_dimension_numbers(shape, kernel.shape, names)
+    expected = jax.lax.conv_general_dilated(x, kernel, **options)
+    np.testing.assert_allclose(conv_of_any_map(x, kernel, **options), expected, rtol=1e-4, atol=1e-4)

@@ -39,10 +39,11 @@ TINY = TinyAutoencoderConfig(1, 2, (4, 4), (1, 1), (4, 4), (1, 1))
 DISCRIMINATOR = Discriminator(DiscriminatorConfig(1, 4, 1))
 IMAGES = jax.random.uniform(jax.random.key(1), (8, 8, 8, 1), minval=-1.0)
 BATCH = {"image": IMAGES, "adversarial": jnp.ones(8), "index": jnp.arange(8, dtype=jnp.int32)}
+PLAIN = LossConfig()
 GAME = LossConfig(adversarial_weight=0.5)
 
 
-def params_of(config, loss=LossConfig(), discriminator=None):
+def params_of(config, loss=PLAIN, discriminator=None):
     init = partial(init_first_stage, make_autoencoder(config), discriminator, loss)
     return jax.jit(init)(KEY)
 
@@ -247,7 +248,10 @@ def test_an_averaged_codebook_settles_on_its_latents_means():
 
 def test_a_codebook_trained_by_the_loss_and_a_decoder_trained_alone():
     loss = LossConfig(codebook="gradient")
-    for trains, moving in (("all", {"encoder", "quant", "codebook", "decoder", "post_quant"}), ("decoder", {"decoder", "post_quant"})):
+    for trains, moving in (
+        ("all", {"encoder", "quant", "codebook", "decoder", "post_quant"}),
+        ("decoder", {"decoder", "post_quant"}),
+    ):
         made, state = stepper(VQ, loss, None, trains=trains, devices=1)
         assert set(state.params) == {"autoencoder"}
         before = jax.device_get(state.params["autoencoder"])
