@@ -53,6 +53,8 @@ class Metric:
 
 
 POOL = frozenset({"pool"})
+UNBIASED = "logits_unbiased"
+"""Scores without the bias, of which ADM takes the Inception Score."""
 ARRAYS, MOMENTS = Wanted(arrays=POOL), Wanted(moments=POOL)
 
 
@@ -107,7 +109,7 @@ def _cmmd(found: Found) -> dict[str, float]:
 
 
 def _inception_score(found: Found) -> dict[str, float]:
-    score = evaluation.inception_score(found.samples.arrays["logits"])
+    score = evaluation.inception_score(found.samples.arrays[UNBIASED])
     return {"IS": score.mean, "IS std": score.std}
 
 
@@ -119,7 +121,7 @@ def _pooled(found: Found) -> tuple[np.ndarray, np.ndarray]:
 GENERATION: dict[str, Metric] = {
     "fid": _frechet("inception", "FID"),
     "sfid": _frechet("inception", "sFID", "spatial"),
-    "is": Metric("inception", _inception_score, samples=Wanted(arrays=frozenset({"logits"}))),
+    "is": Metric("inception", _inception_score, samples=Wanted(arrays=frozenset({UNBIASED}))),
     "kid": _kernel("inception", "KID"),
     "cmmd": Metric("clip", _cmmd, samples=ARRAYS, reference=ARRAYS),
     "prdc": _prdc("inception"),

@@ -31,7 +31,7 @@ def small_networks():
     def project(images):
         x = jnp.broadcast_to(images, (*images.shape[:3], 3)).reshape(len(images), -1) / 255.0
         pool = jnp.tanh(x @ w)
-        return {"pool": pool, "spatial": pool[:, :5], "logits": 3 * pool}
+        return {"pool": pool, "spatial": pool[:, :5], "logits_unbiased": 3 * pool}
 
     def open_small(name, path=None):
         if path is not None and not path.is_file():

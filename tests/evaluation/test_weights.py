@@ -9,8 +9,11 @@ from safetensors.numpy import save_file
 
 from ldm_jax import evaluating, pretrained
 from ldm_jax.cli import run
+from ldm_jax.evaluating.metrics import GENERATION
 from ldm_jax.evaluating.spaces import open_comparisons, weights_path
 from ldm_jax.models import LPIPS, LPIPSConfig
+from ldm_jax.models.efficientnet import EfficientNetFeatures
+from ldm_jax.models.inception import InceptionFeatures
 
 SOURCE = "bundled:fashion_mnist"
 
@@ -79,3 +82,17 @@ def test_lpips_of_a_model(random_lpips, trained, tmp_path):
     protocol = json.loads(result.report.to_json())["protocol"]
     assert protocol["features"]["lpips_alex"]["name"] == "LPIPS (AlexNet)"
     assert protocol["reconstruction"]["images"] == 6
+
+
+def test_metrics_ask_the_networks_for_what_they_give():
+    given = {
+        "inception": set(InceptionFeatures._fields),
+        "effnet": set(EfficientNetFeatures._fields),
+        "dinov2": {"pool"},
+        "clip": {"pool"},
+        "pixels": {"pool"},
+    }
+    for metric in GENERATION.values():
+        for wanted in (metric.samples, metric.reference, metric.train, metric.test):
+            assert wanted.moments | wanted.arrays <= given[metric.space]
+    assert GENERATION["is"].samples.arrays == {"logits_unbiased"}
