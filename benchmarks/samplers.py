@@ -115,7 +115,7 @@ def plot(ode: dict[str, list[float]], sde: dict[str, list[float]], floor: float)
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(12, 5), constrained_layout=True)
+    figure, axes = plt.subplots(1, 2, figsize=(12, 6.5), constrained_layout=True)
     for axis, found, title in (
         (axes[0], ode, "ODE: distance to the exact end"),
         (axes[1], sde, "SDE: energy distance"),
@@ -127,8 +127,9 @@ def plot(ode: dict[str, list[float]], sde: dict[str, list[float]], floor: float)
         axis.set_xticks(BUDGETS, [str(budget) for budget in BUDGETS])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
-    axes[1].axhline(floor, color="grey", linewidth=0.8)
+    axes[1].axhline(floor, color="grey", linewidth=0.8, label="true samples")
+    for axis in axes:
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncol=4, frameon=False)
     figure.savefig(ROOT / "docs" / "samplers.png", dpi=110)
 
 
