@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,9 +13,13 @@ from hypothesis import strategies as st
 from test_hostile import _Call, _Writer, checkpoint, one_line, refused, tensor
 
 from ldm_jax.errors import InputError
+from ldm_jax.pretrained import load_lpips
 from ldm_jax.pretrained.folders import open_file
 from ldm_jax.pretrained.legacy import MAGIC, PROTOCOL, Legacy, numpy_pickle
+from ldm_jax.pretrained.names import sources
+from ldm_jax.pretrained.parts import published_tensors
 from ldm_jax.pretrained.pickles import Stored, Unpickler
+from ldm_jax.pretrained.tables.lpips import TORCH
 from ldm_jax.pretrained.tensors import read
 
 A, B = np.arange(6, dtype=np.float32), np.arange(3, dtype=np.float16)
@@ -166,3 +171,25 @@ def test_damaged_pickles_of_arrays(tmp_path_factory, data):
             assert read(tensors, name).shape == info.shape
     except InputError as error:
         one_line(error)
+
+
+def test_lpips_of_its_own_files(tmp_path):
+    """torchvision's file and lpips', as published: of the old format, the trunk with a classifier."""
+    module, params = load_lpips("alexnet")
+    made = published_tensors(params, sources(module, TORCH["alexnet"]))
+    arrays = {name: np.ascontiguousarray(make()) for name, (_, make) in made.items()}
+    parts = {"alexnet-owt-7be5be79.pth": "features", "alex.pth": "lin"}
+    for file, prefix in parts.items():
+        own = {name: a for name, a in arrays.items() if name.startswith(prefix)}
+        own |= {"classifier.1.bias": np.zeros(3, np.float32)} if prefix == "features" else {}
+        tree, storages = {}, []
+        for key, (name, a) in enumerate(own.items()):
+            strides = tuple(step // 4 for step in a.strides)
+            tree[name] = tensor(str(key), a.shape, strides, a.size)
+            storages.append((str(key).encode(), a.ravel()))
+        refused(lambda: load_lpips("alexnet", tmp_path), "lacks", file)
+        write(tmp_path / file, tree, storages)
+    jax.tree.map(np.testing.assert_array_equal, load_lpips("alexnet", tmp_path)[1], params)
+    refused(lambda: load_lpips("vgg16", tmp_path), "vgg16-397923af.pth")
+    refused(lambda: load_lpips("alexnet", tmp_path / "alex.pth"), "another architecture")
+    refused(lambda: load_lpips("alexnet", tmp_path / "nowhere"), "doesn't exist", "alexnet-owt-7be5be79.pth")
