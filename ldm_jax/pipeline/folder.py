@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,17 @@ import numpy as np
 
 from ldm_jax.config import DiffusionConfig, SamplingConfig, from_dict
 from ldm_jax.errors import InputError
-from ldm_jax.models import AUTOENCODERS, Autoencoder, DiT, MMDiT, TextEncoder, TinyAutoencoder, UNet, VQAutoencoder
+from ldm_jax.models import (
+    AUTOENCODERS,
+    Autoencoder,
+    DiT,
+    MMDiT,
+    T5Encoder,
+    TextEncoder,
+    TinyAutoencoder,
+    UNet,
+    VQAutoencoder,
+)
 from ldm_jax.pipeline.model import LatentDiffusion
 from ldm_jax.pipeline.process import OWN_SAMPLER, Scheduler
 from ldm_jax.pipeline.prompts import Encoder, Style, TextConditioner
@@ -40,10 +51,11 @@ class Layout(NamedTuple):
 
 ONE = (("text_encoder", "tokenizer"),)
 TWO = (*ONE, ("text_encoder_2", "tokenizer_2"))
+THREE = (*TWO, ("text_encoder_3", "tokenizer_3"))
 PIPELINES = {
     "StableDiffusionPipeline": Layout("vae", "unet", ONE, "tokens", 50, 7.5),
     "StableDiffusionXLPipeline": Layout("vae", "unet", TWO, "sdxl", 50, 5.0),
-    "StableDiffusion3Pipeline": Layout("vae", "transformer", TWO, "sd3", 28, 7.0),
+    "StableDiffusion3Pipeline": Layout("vae", "transformer", THREE, "sd3", 28, 7.0),
     "DiTPipeline": Layout("vae", "transformer", steps=50, guidance=4.0),
     "LDMPipeline": Layout("vqvae", "unet"),
     "LDMSuperResolutionPipeline": Layout("vqvae", "unet", steps=100, scaled=False),
@@ -51,21 +63,22 @@ PIPELINES = {
 }
 OLD_NAMES = {"LatentDiffusionUncondPipeline": "LDMPipeline", "LatentDiffusionPipeline": "LDMTextToImagePipeline"}
 """Names of the first diffusers releases, which some repositories still have."""
-LIBRARIES = {
-    "Autoencoder": ("diffusers", "AutoencoderKL"),
-    "VQAutoencoder": ("diffusers", "VQModel"),
-    "TinyAutoencoder": ("diffusers", "AutoencoderTiny"),
-}
 
 
 def load(
-    path: str | Path, *, dtype: str = "float32", variant: str | None = None, sharding: Any = None
+    path: str | Path,
+    *,
+    dtype: str = "float32",
+    variant: str | None = None,
+    sharding: Any = None,
+    without: Sequence[str] = (),
 ) -> LatentDiffusion:
     """The model in a folder: one that `LatentDiffusion.save` wrote, a run's folder, or a pipeline of diffusers.
 
     Pipelines: Stable Diffusion 1 and 2, SDXL, SD3, DiT, LDM (unconditional, super-resolution, text-to-image).
     dtype: of parameters and arithmetic, float32 or bfloat16. variant: "fp16" for files of that name. sharding: see
-    `load_part`; the default device where None. InputError in one line for anything else or damaged.
+    `load_part`; the default device where None. without: parts to leave out, such as SD3's large text_encoder_3 (its
+    tokens are then zeros, as SD3 was trained to bear). InputError in one line for anything else or damaged.
     """
     path = Path(path)
     if not (path / "model_index.json").is_file() and (path / "model" / "model_index.json").is_file():
@@ -76,7 +89,7 @@ def load(
         raise InputError(f"dtype: {dtype!r} must be float32 or bfloat16")
     index = read_json(path / "model_index.json")
     name = index.get("_class_name")
-    read = Reader(path, index, dtype, variant, sharding)
+    read = Reader(path, index, dtype, variant, sharding, tuple(without))
     if name == "LatentDiffusion":
         return _load_ours(read)
     name = OLD_NAMES.get(name, name) if isinstance(name, str) else None
@@ -94,6 +107,7 @@ class Reader(NamedTuple):
     dtype: str
     variant: str | None
     sharding: Any
+    without: tuple[str, ...]
 
     def part(self, name: str, *kinds: type) -> tuple[Any, Any, dict[str, Any]]:
         """A part's module, parameters on the devices, and the record of its config.json."""
@@ -110,9 +124,12 @@ class Reader(NamedTuple):
         return module, params, read_json(folder / "config.json")
 
     def has(self, name: str) -> bool:
-        """Whether the index names a part (null stands for none)."""
+        """Whether a part is there and wanted; null in the index stands for none."""
         entry = self.index.get(name)
-        return isinstance(entry, list) and entry[:1] != [None]
+        named = isinstance(entry, list) and entry[:1] != [None]
+        if named and name not in self.without and not (self.path / name).is_dir():
+            log.warning("%s names %s, which is not there", self.path, name)
+        return named and name not in self.without and (self.path / name).is_dir()
 
 
 def _load_ours(read: Reader) -> LatentDiffusion:
@@ -194,12 +211,12 @@ def _statistics(vae: dict[str, Any], channels: int, layout: Layout, where: str) 
 def _text(read: Reader, layout: Layout, context_dim: int) -> TextConditioner:
     encoders = {}
     for part, tokenizer in layout.encoders:
-        module, params, _ = read.part(part, TextEncoder)
+        if part == "text_encoder_3" and not read.has(part):
+            continue
+        module, params, _ = read.part(part, T5Encoder if part == "text_encoder_3" else TextEncoder)
         folder = read.path / tokenizer
         files = {name: (folder / name).read_bytes() for name in SETTINGS if (folder / name).is_file()}
         encoders[part] = Encoder(module, params, load_tokenizer(folder), files)
-    if layout.style == "sd3" and read.has("text_encoder_3"):
-        log.warning("%s: its T5 (text_encoder_3) is not read; its tokens are zeros, as SD3 allows", read.path)
     zero_null = layout.style == "sdxl" and bool(read.index.get("force_zeros_for_empty_prompt", True))
     return TextConditioner(encoders, layout.style, context_dim, zero_null)
 
@@ -253,9 +270,11 @@ def _save_published(model: LatentDiffusion, path: Path, name: str) -> dict[str, 
             (path / tokenizer).mkdir(exist_ok=True)
             for file, data in encoder.files.items():
                 write_bytes(path / tokenizer / file, data)
-            index[tokenizer] = ["transformers", "BertTokenizer" if folder == "bert" else "CLIPTokenizer"]
-    if layout.style == "sd3":
-        index |= {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
+            kinds = {"bert": "BertTokenizer", "text_encoder_3": "T5TokenizerFast"}
+            index[tokenizer] = ["transformers", kinds.get(folder, "CLIPTokenizer")]
+        for folder, tokenizer in layout.encoders:
+            if folder not in model.text.encoders:
+                index |= {folder: [None, None], tokenizer: [None, None]}
     if layout.style == "sdxl" and model.text is not None:
         index["force_zeros_for_empty_prompt"] = model.text.zero_null
     if name == "StableDiffusionPipeline":

@@ -47,6 +47,10 @@ def write(name: str, folder: Path) -> Path:
         room = folder / part
         if isinstance(described, str):
             script().tokenizer_files(room, described)
+        elif "files" in described:
+            room.mkdir()
+            for file, text in described["files"].items():
+                (room / file).write_text(text)
         elif "shapes" in described:
             room.mkdir()
             save_file(tensors(name, part, described["shapes"]), room / described["file"], {"format": "pt"})

@@ -148,6 +148,15 @@ def test_the_tokens_of_a_missing_t5_are_zero(models):
     assert not np.any(context[:, 16:]) and not np.any(context[:, :, 32:]) and np.all(context[:, :16, :32])
 
 
+def test_a_t5_may_be_left_out(folders, models):
+    """By name, or where the index names one that is not there."""
+    whole, less = models["sd3_t5"].text, ldm_jax.load(folders["sd3_t5"], without=("text_encoder_3",)).text
+    assert set(whole.encoders) - set(less.encoders) == {"text_encoder_3"}
+    one, two = whole(["a cat"]).context, less(["a cat"]).context
+    np.testing.assert_array_equal(one[:, :16], two[:, :16])
+    assert np.any(one[:, 16:]) and not np.any(two[:, 16:])
+
+
 def test_samplers_by_name_visit_the_levels_of_the_scheduler(models):
     """PNDM's own grid holds its warm-up; the other samplers get the levels that it stands for."""
     scheduler = models["sd15"].diffusion

@@ -53,6 +53,27 @@ def tokenizer(pad: str):
         return CLIPTokenizer.from_pretrained(folder)
 
 
+def t5_tokenizer():
+    """A few word pieces of T5's kind."""
+    from transformers import T5TokenizerFast
+
+    pieces = [
+        "<pad>",
+        "</s>",
+        "<unk>",
+        *("\u2581" + word for word in token_ids.WORDS),
+        "\u2581",
+        "a",
+        "s",
+        "t",
+        "m",
+        "1",
+        "2",
+    ]
+    vocabulary = [(piece, 0.0 if i < 3 else -1.0 - 0.1 * i) for i, piece in enumerate(pieces)]
+    return T5TokenizerFast(vocab=vocabulary, extra_ids=0)
+
+
 def filled(model):
     """The model with weights that follow from its tensors' names."""
     import torch
@@ -79,7 +100,7 @@ def components(name: str):
         UNet2DModel,
         VQModel,
     )
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
     vocabulary = len(token_ids.clip_files()[0])
 
@@ -161,7 +182,7 @@ def components(name: str):
             "unet": filled(UNet2DConditionModel(**unet)),
             "scheduler": EulerDiscreteScheduler(timestep_spacing="leading", **betas),
         }
-    if name == "sd3":
+    if name in ("sd3", "sd3_t5"):
         transformer = SD3Transformer2DModel(
             sample_size=8,
             in_channels=4,
@@ -182,14 +203,18 @@ def components(name: str):
             shift_factor=0.0609,
             **stage,
         )
-        return diffusers.StableDiffusion3Pipeline, {
+        third = {"text_encoder_3": None, "tokenizer_3": None}
+        if name == "sd3_t5":
+            third["tokenizer_3"] = t5_tokenizer()
+            sizes = {"d_model": 36, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2}
+            config = T5Config(vocab_size=len(third["tokenizer_3"]), feed_forward_proj="gated-gelu", **sizes)
+            third["text_encoder_3"] = filled(T5EncoderModel(config))
+        return diffusers.StableDiffusion3Pipeline, third | {
             "vae": filled(vae),
             "text_encoder": clip(8),
             "tokenizer": tokenizer("<|endoftext|>"),
             "text_encoder_2": clip(10, hidden_act="gelu"),
             "tokenizer_2": tokenizer("!"),
-            "text_encoder_3": None,
-            "tokenizer_3": None,
             "transformer": filled(transformer),
             "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0),
         }
@@ -211,7 +236,7 @@ def components(name: str):
     return {"ldm": diffusers.LDMPipeline, "upscale": diffusers.LDMSuperResolutionPipeline}[name], parts
 
 
-NAMES = ("sd15", "sd2", "sdxl", "sd3", "dit", "ldm", "upscale")
+NAMES = ("sd15", "sd2", "sdxl", "sd3", "sd3_t5", "dit", "ldm", "upscale")
 
 
 def build(name: str):
@@ -227,7 +252,7 @@ def draw(name: str, pipeline) -> np.ndarray:
 
     module = sys.modules[type(pipeline).__module__]
     shared = {"num_inference_steps": STEPS, "output_type": "np"}
-    if name in ("sd15", "sd2", "sdxl", "sd3"):
+    if name.startswith("sd"):
         noise = latents(4, 8, 12 if name in ("sdxl", "sd3") else 8)
         size = {"height": 16, "width": 2 * noise.shape[-1]}
         negative = {"negative_prompt": [NEGATIVE] * 2} if name in ("sd2", "sd3") else {}
@@ -259,7 +284,9 @@ def described(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
             parts[part.name] = {"config": config, "shapes": shapes, "file": file.name}
         if (part / "scheduler_config.json").exists():
             parts[part.name] = json.loads((part / "scheduler_config.json").read_text())
-        if (part / "tokenizer_config.json").exists():
+        if part.name == "tokenizer_3":
+            parts[part.name] = {"files": {path.name: path.read_text() for path in part.glob("*.json")}}
+        elif (part / "tokenizer_config.json").exists():
             parts[part.name] = json.loads((part / "tokenizer_config.json").read_text())["pad_token"]
     return {"index": index, "parts": parts}, held
 
