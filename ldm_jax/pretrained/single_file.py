@@ -19,6 +19,8 @@ from ldm_jax.models import (
     DiTConfig,
     MMDiT,
     MMDiTConfig,
+    T5Config,
+    T5Encoder,
     TextEncoder,
     TextEncoderConfig,
     UNet,
@@ -31,6 +33,7 @@ from ldm_jax.pretrained.folders import open_file
 from ldm_jax.pretrained.names import Numbers, Table, sources
 from ldm_jax.pretrained.parts import Opened, published_tensors, read_params
 from ldm_jax.pretrained.tables import compvis, stability
+from ldm_jax.pretrained.tables.t5 import T5_DERIVED, T5_TABLE
 from ldm_jax.pretrained.tables.text import CLIP, CLIP_DERIVED
 from ldm_jax.pretrained.tables.transformers import original_config, original_table
 from ldm_jax.pretrained.tensors import Info, Renamed, Tensors
@@ -59,6 +62,7 @@ MODULES: dict[type, type[nn.Module]] = {
     AutoencoderConfig: Autoencoder,
     VQConfig: VQAutoencoder,
     TextEncoderConfig: TextEncoder,
+    T5Config: T5Encoder,
 }
 
 
@@ -130,6 +134,13 @@ SECTIONS = (
     ),
     Section("text_encoders.clip_l.transformer.", "text_encoder", *SD3_CLIP),
     Section("text_encoders.clip_g.transformer.", "text_encoder_2", *SD3_CLIP),
+    Section(
+        "text_encoders.t5xxl.transformer.",
+        "text_encoder_3",
+        stability.t5_config,
+        lambda config: T5_TABLE,
+        lambda config: T5_DERIVED,
+    ),
 )
 DERIVED = (
     r"model_ema\..*",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import jax
@@ -12,6 +13,7 @@ from safetensors.numpy import save_file
 
 from ldm_jax.errors import InputError
 from ldm_jax.models import Conditioning, apply
+from ldm_jax.pretrained import load_part
 from ldm_jax.pretrained.single_file import load_single
 
 with np.load(published.ROOM / "original_networks.npz", allow_pickle=False) as file:
@@ -54,6 +56,30 @@ def test_sd3(name, tmp_path):
     ((part, loaded),) = load_single(tmp_path / "x.safetensors").items()
     assert part == "transformer" and loaded[0].config.dual_layers == ((0,) if name == "sd35" else ())
     close(denoised(loaded, name), DATA[f"{name}/output"])
+
+
+def test_sd3_with_its_text_encoders(tmp_path):
+    """Three encoders under transformers' names; a CLIP without projection pools as with the identity."""
+    whole = tensors("sd3")
+    # transformers 5 saves CLIPTextModel without the prefix that published files have.
+    places = (
+        ("clip_l.transformer.text_model", "clip"),
+        ("clip_g.transformer", "clip_gelu"),
+        ("t5xxl.transformer", "t5"),
+    )
+    for prefix, name in places:
+        whole |= {f"text_encoders.{prefix}.{key}": value for key, value in published.tensors(name).items()}
+    whole["text_encoders.clip_l.logit_scale"] = np.zeros((), np.float32)
+    save_file(whole, tmp_path / "x.safetensors")
+    parts = load_single(tmp_path / "x.safetensors")
+    assert set(parts) == {"transformer", "text_encoder", "text_encoder_2", "text_encoder_3"}
+    for part, name in (("text_encoder", "clip"), ("text_encoder_2", "clip_gelu"), ("text_encoder_3", "t5")):
+        _, expected = load_part(published.write(name, tmp_path / name))
+        jax.tree.map(np.testing.assert_array_equal, parts[part][1], expected)
+    assert parts["text_encoder_2"][0].config.projection == 10
+    # Shapes tell everything but the distance from which on T5's biases are shared.
+    config = load_part(tmp_path / "t5")[0].config
+    assert parts["text_encoder_3"][0].config == dataclasses.replace(config, farthest=128)
 
 
 def test_what_is_not_known_is_refused(tmp_path):

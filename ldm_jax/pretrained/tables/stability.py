@@ -1,4 +1,4 @@
-"""Stability's single files of SD3 and SD3.5: the MMDiT under the names of its reference code, and two CLIPs.
+"""Stability's single files of SD3 and SD3.5: the MMDiT under the names of its reference code, two CLIPs and T5.
 
 The config is read off names and shapes; heads have 64 features, as in every published one.
 """
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ldm_jax.errors import InputError
-from ldm_jax.models import MMDiTConfig, TextEncoderConfig
+from ldm_jax.models import MMDiTConfig, T5Config, TextEncoderConfig
 from ldm_jax.pretrained.layouts import LINEAR, NORM, PATCH, TABLE
 from ldm_jax.pretrained.names import Rule, Table, under
 from ldm_jax.pretrained.tables.compvis import clip_config, count, shape_of
@@ -108,3 +108,18 @@ def projected_clip_table(config: TextEncoderConfig) -> Table:
     from ldm_jax.pretrained.tables.text import CLIP, CLIP_PROJECTION
 
     return CLIP_PROJECTION if config.projection else CLIP
+
+
+def t5_config(info: Mapping[str, Info]) -> T5Config:
+    """T5 v1.1's encoder under transformers' names, from shapes."""
+    (vocabulary, width), first = shape_of(info, "shared.weight"), "encoder.block.0.layer"
+    buckets, heads = shape_of(info, f"{first}.0.SelfAttention.relative_attention_bias.weight")
+    return T5Config(
+        vocabulary=vocabulary,
+        width=width,
+        depth=count(info, r"encoder\.block\.(\d+)\."),
+        heads=heads,
+        head_dim=shape_of(info, f"{first}.0.SelfAttention.q.weight")[0] // max(heads, 1),
+        hidden=shape_of(info, f"{first}.1.DenseReluDense.wi_0.weight")[0],
+        buckets=buckets,
+    )
