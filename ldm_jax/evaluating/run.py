@@ -17,7 +17,7 @@ from ldm_jax.evaluating.metrics import GENERATION, Found, Metric
 from ldm_jax.evaluating.passes import make_plan, reference_features, sample_features
 from ldm_jax.evaluating.reconstruction import reconstruct
 from ldm_jax.evaluating.references import Reference, is_source, open_reference
-from ldm_jax.evaluating.sets import first_images
+from ldm_jax.evaluating.sets import first_images, spread_images
 from ldm_jax.evaluating.spaces import open_comparisons, open_spaces
 from ldm_jax.evaluating.subjects import Drawing, LabelPolicy, ModelSubject, SamplesSubject, open_subject
 from ldm_jax.evaluation import Features, Report, Rounding, panel
@@ -120,7 +120,7 @@ def evaluate(options: Options) -> Result:
                 frechet = [metric.frechet for metric in generation.values() if metric.frechet]
                 pictures.append(panel.plot(field, points, {name: rows[name] for name in frechet or list(rows)[:1]}))
     if rebuilt and isinstance(subject, ModelSubject):
-        held_out = first_images(reference.sets[reference.held_out], options.num or DEFAULT_NUM)
+        held_out = spread_images(reference.sets[reference.held_out], options.num or DEFAULT_NUM)
         rebuilding = reconstruct(subject, held_out, rebuilt, spaces, comparisons, options.batch_size, options.rounding)
         values |= rebuilding.values
         rebuilt_from = {"name": held_out.name, "images": held_out.count, "images_hash": rebuilding.images_hash}

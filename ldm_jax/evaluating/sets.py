@@ -147,6 +147,19 @@ def first_images(images: ImageSet, count: int | None) -> ImageSet:
     return dataclasses.replace(images, count=count, stream=stream)
 
 
+def spread_images(images: ImageSet, count: int) -> ImageSet:
+    """`count` images spread evenly over a set (all, where it has no more): a folder's begin with its first class."""
+    if count >= images.count:
+        return images
+    places = np.linspace(0, images.count - 1, count).round().astype(int).tolist()
+    return dataclasses.replace(
+        images,
+        count=count,
+        read=lambda chosen: images.read([places[i] for i in chosen]),
+        stream=lambda size: (images.read(places[i : i + size]) for i in range(0, count, size)),
+    )
+
+
 def _picture(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as opened:

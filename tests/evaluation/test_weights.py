@@ -67,7 +67,8 @@ def test_lpips_takes_grey_levels_of_one_channel_or_three(random_lpips):
     x, y = (np.random.default_rng(i).integers(0, 256, (2, 32, 32, 1)).astype(np.float32) for i in range(2))
     x, y = jax.numpy.asarray(x), jax.numpy.asarray(y)
     grey = compare.distance(x, y)
-    assert grey.shape == (2,) and float(grey.min()) > 0
+    # Random heads may be negative, published ones are not.
+    assert grey.shape == (2,) and float(abs(grey).min()) > 0
     np.testing.assert_allclose(compare.distance(x.repeat(3, -1), y.repeat(3, -1)), grey, rtol=1e-5)
     np.testing.assert_allclose(compare.distance(x, x), 0.0, atol=1e-6)
 
