@@ -34,8 +34,8 @@ from ldm_jax.training.run import Run
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "autoencoders.json"
 PLAIN = LossConfig(reconstruction="l1", kl_weight=1e-6)
-PERCEPTUAL = dataclasses.replace(PLAIN, perceptual_weight=0.3)
-GAME = dataclasses.replace(PERCEPTUAL, adversarial_weight=0.1, adversarial_start=100, lecam_weight=0.01)
+PERCEPTUAL = dataclasses.replace(PLAIN, perceptual_weight=1.0)
+GAME = dataclasses.replace(PERCEPTUAL, adversarial_weight=0.05, adversarial_start=200, lecam_weight=0.1)
 SEEDS = (0, 1, 2)
 
 
@@ -59,15 +59,14 @@ def with_loss(config: Config, loss: LossConfig, seed: int = 0) -> Config:
 
 def suites(emoji: str) -> dict[str, dict[str, Config]]:
     """The experiments of each suite by name."""
-    fashion = base("bundled:fashion_mnist", 32, 32, 400)
+    fashion = base("bundled:fashion_mnist", 32, 32, 600)
     colour = base(f"folder:{emoji}", 64, 16, 500)
     wide = AutoencoderConfig(
         latent_channels=4, channels=96, multipliers=(1,), blocks=1, stem=4, groups=16, attention=False
     )
     colour = dataclasses.replace(colour, autoencoder=wide)
-    grey = fashion.autoencoder
-    shape = {name: getattr(grey, name) for name in ("image_channels", "channels", "multipliers", "blocks", "stem")}
-    shape |= {"groups": grey.groups, "attention": grey.attention}
+    shape: Any = {"image_channels": 1, "channels": 64, "multipliers": (1,), "blocks": 1, "stem": 4, "groups": 16}
+    shape["attention"] = False
     longer = base("bundled:fashion_mnist", 32, 64, 400)
     sweep = dataclasses.replace(
         longer, denoiser_training=dataclasses.replace(longer.denoiser_training, steps=500, sample_every=500)
@@ -75,7 +74,7 @@ def suites(emoji: str) -> dict[str, dict[str, Config]]:
     l2 = LossConfig(reconstruction="l2", kl_weight=5e-4)
 
     def latents(channels: int, weight: float) -> Config:
-        autoencoder = dataclasses.replace(grey, latent_channels=channels)
+        autoencoder = AutoencoderConfig(**shape, latent_channels=channels)
         return dataclasses.replace(
             sweep, autoencoder=autoencoder, autoencoder_loss=dataclasses.replace(l2, kl_weight=weight)
         )
@@ -120,7 +119,7 @@ def frechet(images: np.ndarray, others: np.ndarray) -> float:
     """FD-EffNet of two sets of images uint8 [n h w c]."""
     space = open_features("effnet")
     extract = jax.jit(lambda x: space.extract(x)["pool"])
-    both = [statistics.moments(batched(extract, x)).gaussian() for x in (images, others)]
+    both = [statistics.moments(batched(extract, x)).gaussian for x in (images, others)]
     return float(statistics.frechet_distance(*both))
 
 

@@ -56,7 +56,7 @@ def worker() -> None:
             {"mean": z, "logvar": z, "label": label, "index": index},
         ),
     }
-    out = {"jax": jax.__version__}
+    out: dict[str, Any] = {"jax": jax.__version__}
     for stage, (module, loss_fn, batch) in stages.items():
         optimizer = make_optimizer(config.denoiser_training)
         params = jax.jit(module.init)(jax.random.key(0), *module.example_inputs())["params"]

@@ -64,12 +64,14 @@ def conv_of_any_map(x: Array, kernel: Array, window_strides: Sequence[int], padd
     """
     n = rank(x)
     sizes = kernel.shape[:n]
-    plain = set(window_strides) == {1} and not isinstance(padding, str)
-    if not plain or all(
-        side + low + high + 1 >= 2 * size for side, size, (low, high) in zip(x.shape[1:-1], sizes, padding, strict=True)
-    ):
-        return lax.conv_general_dilated(x, kernel, window_strides, padding, **options)
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:-1], sizes, window_strides, padding)
+    pads = [(int(low), int(high)) for low, high in padding]
+    sides = [side + low + high for side, (low, high) in zip(x.shape[1:-1], pads, strict=True)]
+    large = all(side + 1 >= 2 * size for side, size in zip(sides, sizes, strict=True))
+    if large or set(window_strides) != {1}:
+        return lax.conv_general_dilated(x, kernel, window_strides, pads, **options)
+    x = jnp.pad(x, [(0, 0), *pads, (0, 0)])
     out = [side - size + 1 for side, size in zip(x.shape[1:-1], sizes, strict=True)]
     parts = [
         x[(slice(None), *(slice(i, i + side) for i, side in zip(offset, out, strict=True)))]

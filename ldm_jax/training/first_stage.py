@@ -41,7 +41,8 @@ def init_first_stage(
     start: the autoencoder's parameters, where they are given and not drawn.
     """
     ae_key, disc_key = jax.random.split(key)
-    params = {"autoencoder": module.init(ae_key, *module.example_inputs())["params"] if start is None else start}
+    own = module.init(ae_key, *module.example_inputs())["params"] if start is None else jax.tree.map(jnp.asarray, start)
+    params = {"autoencoder": own}
     statistics: dict[str, Any] = {}
     if isinstance(module, VQAutoencoder) and config.codebook == "ema":
         statistics["codebook"] = codebook_statistics(params["autoencoder"]["codebook"], config)

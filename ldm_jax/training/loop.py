@@ -99,24 +99,29 @@ def fit(
                 elif len(pending) > 1:
                     # One step stays in flight while the last one's numbers are waited for.
                     jax.block_until_ready(pending[-2])
-                if step % config.log_every == 0 or step == config.steps:
+                last = step == config.steps
+                looking = last or step % config.sample_every == 0
+                means, per_second = None, 0.0
+                if looking or step % config.log_every == 0:
                     values = jax.device_get(pending)
                     pending = []
                     means = {name: float(np.mean([v[name] for v in values])) for name in values[0]}
-                    record.write(step, {**means, "learning_rate": float(np.asarray(rate(k)))})
+                    means["learning_rate"] = float(np.asarray(rate(k)))
+                    # Taken before pictures are drawn, which is not training.
+                    per_second = record.images_per_second(step)
                     if not np.isfinite(means["loss"]):
+                        record.write(step, means, per_second)
                         raise FloatingPointError(
                             f"{stage}: the loss is {means['loss']} at step {step}; the last checkpoint is kept, "
                             "a lower learning rate or clip may help"
                         )
-                last = step == config.steps
                 if last or step % config.checkpoint_every == 0 or stop.received:
                     checkpoints.save(step, state)
                 if stop.received and not last:
                     raise Stopped(f"{stage}: stopped at step {step} of {config.steps} by signal {stop.received}, saved")
-                if last or step % config.sample_every == 0:
-                    record.note(step, look(step, state))
-                    record.restart_clock(step)
+                if means is not None:
+                    seen = look(step, state) if looking else {}
+                    record.write(step, {**means, **seen}, per_second)
     finally:
         record.close()
         checkpoints.close()

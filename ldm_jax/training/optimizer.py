@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import jax
@@ -43,7 +44,7 @@ def make_first_stage_optimizer(config: TrainingConfig, codebook: str, trains: st
     adversary = optax.adam(learning_rate(config), b1=0.5, b2=0.9)
     if config.clip:
         adversary = optax.chain(optax.clip_by_global_norm(config.clip), adversary)
-    rules = {
+    rules: dict[Hashable, optax.GradientTransformation] = {
         "autoencoder": make_optimizer(config),
         "discriminator": adversary,
         "statistics": optax.sgd(1.0),

@@ -57,14 +57,17 @@ class Record:
         """One step was dispatched."""
         self._bar.update()
 
-    def write(self, step: int, values: dict[str, Any]) -> None:
-        """One line of metrics, with images/s since the last one."""
+    def images_per_second(self, step: int) -> float:
+        """The rate since the last line."""
+        elapsed = max(time.monotonic() - self._since, 1e-9)
+        return (step - self._since_step) * self.batch_size / elapsed
+
+    def write(self, step: int, values: dict[str, Any], rate: float) -> None:
+        """One line of metrics; rate: images/s. The clock of the next rate starts now."""
+        now = time.monotonic()
+        self._since, self._since_step = now, step
         if not self._main:
             return
-        now = time.monotonic()
-        elapsed = max(now - self._since, 1e-9)
-        rate = (step - self._since_step) * self.batch_size / elapsed
-        self._since, self._since_step = now, step
         values = {**values, "images_per_second": rate}
         assert self._file is not None and self._board is not None
         self._file.write(json.dumps({"stage": self.stage, "step": step, **values}) + "\n")
@@ -78,16 +81,6 @@ class Record:
             left = (self._stop - step) * self.batch_size / max(rate, 1e-9)
             text = ", ".join(f"{k} {v}" for k, v in shown.items())
             print(f"{self.stage} {step}/{self._stop}: {text}, {left:.0f} s left", flush=True)
-
-    def note(self, step: int, values: dict[str, float]) -> None:
-        """Scalars that have no place in the loss's line, such as an evaluation's."""
-        if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(f"{self.stage}/{name}", value, step)
-
-    def restart_clock(self, step: int) -> None:
-        """Leaves the time since the last line (spent on pictures, say) out of the next one's rate."""
-        self._since, self._since_step = time.monotonic(), step
 
     def close(self) -> None:
         self._bar.close()

@@ -74,6 +74,7 @@ def train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     decay = ema_decay(ema, state.step)
-    average = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, state.ema, params)
+    # In this form what isn't trained stays what it is, bit by bit.
+    average = jax.tree.map(lambda old, new: old + (1.0 - decay) * (new - old), state.ema, params)
     metrics["grad_norm"] = optax.tree.norm(grads)
     return TrainState(state.step + 1, params, average, opt_state), metrics

@@ -7,11 +7,16 @@ import logging
 import shutil
 import sys
 
+import chex
 import jax
 import numpy as np
 import pytest
 
+from ldm_jax.config import LossConfig
 from ldm_jax.errors import InputError
+from ldm_jax.models import AutoencoderConfig, VQConfig
+from ldm_jax.pipeline import load
+from ldm_jax.pretrained.parts import load_part
 from ldm_jax.training.parallel import make_strategy
 from ldm_jax.training.run import Run, flat
 
@@ -139,3 +144,44 @@ def test_bad_input_before_anything_is_written(tiny_config, tmp_path):
 
 def test_flat_names_are_dotted():
     assert flat({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a.b": 1, "a.c.d": 2, "e": 3}
+
+
+def test_first_stages_start_from_others(tiny_config, tmp_path):
+    """VQ with the whole game; its decoder trained on; a denoiser on latents that nobody trains any more."""
+    few = dataclasses.replace(tiny_config.autoencoder_training, steps=2, sample_every=2, checkpoint_every=2)
+    vq = VQConfig(image_channels=1, latent_channels=2, channels=8, multipliers=(1,), blocks=1, stem=4, groups=4)
+    game = LossConfig(perceptual_weight=0.1, perceptual="alexnet", adversarial_weight=0.1, lecam_weight=0.1)
+    config = dataclasses.replace(
+        tiny_config,
+        data=dataclasses.replace(tiny_config.data, limit=16, batch_size=8),
+        autoencoder=dataclasses.replace(vq, codebook_size=16),
+        autoencoder_loss=game,
+        autoencoder_training=few,
+        denoiser_training=dataclasses.replace(tiny_config.denoiser_training, steps=2, sample_every=2),
+    )
+    Run(config, tmp_path / "first").train("autoencoder")
+    lines = [json.loads(x) for x in (tmp_path / "first" / "metrics.jsonl").read_text().splitlines()]
+    assert {"lpips", "adversarial", "discriminator", "logits_real", "logits_fake", "codes_used"} < lines[0].keys()
+    assert {"test_codes_used", "test_perplexity"} < lines[-1].keys()
+
+    start = {"autoencoder": AutoencoderConfig(), "autoencoder_from": str(tmp_path / "first")}
+    decoder = dataclasses.replace(config, **start, autoencoder_trains="decoder", autoencoder_loss=LossConfig())
+    Run(decoder, tmp_path / "second").train("autoencoder")
+    first, second = (load_part(tmp_path / name / "model" / "vae")[1] for name in ("first", "second"))
+    chex.assert_trees_all_equal(first["encoder"], second["encoder"])
+    chex.assert_trees_all_equal(first["codebook"], second["codebook"])
+    assert not np.array_equal(first["decoder"]["conv_out"]["kernel"], second["decoder"]["conv_out"]["kernel"])
+
+    fixed = dataclasses.replace(config, **start, autoencoder_trains="nothing", autoencoder_loss=LossConfig())
+    Run(fixed, tmp_path / "third").train("denoiser")
+    chex.assert_trees_all_equal(first, load_part(tmp_path / "third" / "model" / "vae")[1])
+    model = load(tmp_path / "third")
+    assert model.sample(jax.random.key(0), num=2, steps=2).shape == (2, *[config.data.image_size] * 2, 1)
+
+
+def test_first_stages_that_cannot_be_started_from(trained, tiny_config, tmp_path):
+    for place, message in ((tmp_path, "holds no autoencoder"), (trained / "model" / "transformer", "holds a DiT")):
+        config = dataclasses.replace(tiny_config, autoencoder_from=str(place))
+        with pytest.raises(InputError, match=message):
+            Run(config, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
