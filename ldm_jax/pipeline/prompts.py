@@ -69,6 +69,9 @@ class TextConditioner:
 
     def _encode(self, name: str, prompts: Sequence[str], length: int | None = None) -> TextEncoding:
         encoder = self.encoders[name]
+        if isinstance(encoder.module, TextEncoder):
+            # BERT's tokenizers allow for 512 tokens, also where LDM's BERT has 77 places.
+            length = min(length or encoder.tokenizer.length, encoder.module.config.positions)
         ids = encoder.tokenizer(prompts, length).ids
         return _run(encoder.params, jnp.asarray(ids), module=encoder.module)
 

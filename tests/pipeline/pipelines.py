@@ -45,7 +45,9 @@ def write(name: str, folder: Path) -> Path:
     (folder / "model_index.json").write_text(json.dumps(record["index"]))
     for part, described in record["parts"].items():
         room = folder / part
-        if isinstance(described, str):
+        if described == "[PAD]":
+            script().bert_files(room)
+        elif isinstance(described, str):
             script().tokenizer_files(room, described)
         elif "files" in described:
             room.mkdir()
@@ -76,7 +78,7 @@ def arguments(name: str) -> dict[str, Any]:
     channels = 3 if name in ("ldm", "upscale") else 4
     noise = module.latents(channels, 8, 12 if name in ("sdxl", "sd3") else 8)
     told: dict[str, Any] = {"latents": np.moveaxis(noise, 1, -1), "steps": module.STEPS, "compat": "diffusers"}
-    if name.startswith("sd"):
+    if name.startswith("sd") or name == "ldm_text":
         told |= {"prompts": module.PROMPTS, "guidance": 4.0}
     if name in ("sd2", "sd3"):
         told["negative"] = module.NEGATIVE

@@ -53,6 +53,22 @@ def tokenizer(pad: str):
         return CLIPTokenizer.from_pretrained(folder)
 
 
+def bert_files(folder: Path) -> None:
+    """BERT's tokenizer, as LDM's text-to-image repository holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(token_ids.bert_words()) + "\n")
+    settings = {"pad_token": "[PAD]", "model_max_length": 512, "do_lower_case": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"tokenizer_class": "BertTokenizer"}))
+
+
+def bert_tokenizer():
+    from transformers import BertTokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        bert_files(Path(folder))
+        return BertTokenizer(vocab=str(Path(folder) / "vocab.txt"))
+
+
 def t5_tokenizer():
     """A few word pieces of T5's kind."""
     from transformers import T5TokenizerFast
@@ -100,6 +116,7 @@ def components(name: str):
         UNet2DModel,
         VQModel,
     )
+    from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
     vocabulary = len(token_ids.clip_files()[0])
@@ -229,6 +246,18 @@ def components(name: str):
             "scheduler": DDIMScheduler(clip_sample=False, set_alpha_to_one=True),
             "id2label": {i: f"thing {i}, stuff" for i in range(1000)},
         }
+    if name == "ldm_text":
+        # Its code takes an eighth of the image for the latents, whatever the first stage does.
+        deep = stage | {key: [value[0]] * 4 for key, value in stage.items() if isinstance(value, list)}
+        sizes = {"encoder_ffn_dim": 24, "encoder_attention_heads": 2, "head_dim": 4, "d_model": 16}
+        bert = LDMBertConfig(len(token_ids.bert_words()), max_position_embeddings=77, encoder_layers=1, **sizes)
+        return diffusers.LDMTextToImagePipeline, {
+            "vqvae": filled(AutoencoderKL(latent_channels=4, **deep)),
+            "bert": filled(LDMBertModel(bert)),
+            "tokenizer": bert_tokenizer(),
+            "unet": filled(UNet2DConditionModel(**cross)),
+            "scheduler": DDIMScheduler(**ldm),
+        }
     vqvae = filled(VQModel(latent_channels=3, num_vq_embeddings=24, scaling_factor=0.5, **stage))
     channels = 6 if name == "upscale" else 3
     unet = filled(UNet2DModel(in_channels=channels, **plain))
@@ -236,7 +265,7 @@ def components(name: str):
     return {"ldm": diffusers.LDMPipeline, "upscale": diffusers.LDMSuperResolutionPipeline}[name], parts
 
 
-NAMES = ("sd15", "sd2", "sdxl", "sd3", "sd3_t5", "dit", "ldm", "upscale")
+NAMES = ("sd15", "sd2", "sdxl", "sd3", "sd3_t5", "dit", "ldm", "ldm_text", "upscale")
 
 
 def build(name: str):
@@ -259,6 +288,9 @@ def draw(name: str, pipeline) -> np.ndarray:
         return pipeline(
             PROMPTS, latents=torch.from_numpy(noise), guidance_scale=4.0, **size, **negative, **shared
         ).images
+    if name == "ldm_text":
+        given = {"latents": torch.from_numpy(latents(4)), "guidance_scale": 4.0, "height": 64, "width": 64}
+        return pipeline(PROMPTS, **given, **shared).images
     noise = torch.from_numpy(latents(4 if name == "dit" else 3))
     with mock.patch.object(module, "randn_tensor", return_value=noise):
         if name == "dit":
