@@ -13,6 +13,7 @@ Results are kept in benchmarks/results/autoencoders.json; a run that is there, o
 import argparse
 import dataclasses
 import json
+import re
 import time
 from functools import partial
 from pathlib import Path
@@ -36,15 +37,18 @@ RESULTS = ROOT / "benchmarks" / "results" / "autoencoders.json"
 PLAIN = LossConfig(reconstruction="l1", kl_weight=1e-6)
 PERCEPTUAL = dataclasses.replace(PLAIN, perceptual_weight=1.0)
 GAME = dataclasses.replace(PERCEPTUAL, adversarial_weight=0.05, adversarial_start=200, lecam_weight=0.1)
+# Features of a classifier tell little about images that are noise, so all runs go on from a short plain one.
+START = "start, plain"
 SEEDS = (0, 1, 2)
 
 
-def base(source: str, size: int, batch: int, steps: int) -> Config:
-    """The quickstart's architecture; small batches and few steps, for VGG16 and the discriminator cost ten times it."""
+def base(source: str, size: int, batch: int, steps: int, autoencoder: AutoencoderConfig) -> Config:
+    """The quickstart with another first stage, small batches and few steps, for VGG16 costs ten times the rest."""
     config = load_config(ROOT / "configs" / "quickstart.py")
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, source=source, image_size=size, batch_size=batch),
+        autoencoder=autoencoder,
         autoencoder_loss=PLAIN,
         discriminator=DiscriminatorConfig(channels=32, layers=3),
         autoencoder_training=dataclasses.replace(
@@ -53,21 +57,30 @@ def base(source: str, size: int, batch: int, steps: int) -> Config:
     )
 
 
-def with_loss(config: Config, loss: LossConfig, seed: int = 0) -> Config:
-    return dataclasses.replace(config, autoencoder_loss=loss, seed=seed)
+def game(config: Config, folder: Path) -> dict[str, Config]:
+    """A plain start, and from it the same number of steps with each loss."""
+
+    def on(loss: LossConfig, seed: int = 0) -> Config:
+        start = str(folder / name_of(START))
+        return dataclasses.replace(config, autoencoder_from=start, autoencoder_loss=loss, seed=seed)
+
+    named = {START: config, "plain": on(PLAIN), "perceptual": on(PERCEPTUAL)}
+    return named | {f"perceptual + adversarial, seed {seed}": on(GAME, seed) for seed in SEEDS}
 
 
-def suites(emoji: str) -> dict[str, dict[str, Config]]:
+def name_of(run: str) -> str:
+    """A run's folder."""
+    return "_".join(re.findall(r"[\w.]+", run))
+
+
+def suites(emoji: str, workdir: Path) -> dict[str, dict[str, Config]]:
     """The experiments of each suite by name."""
-    fashion = base("bundled:fashion_mnist", 32, 32, 600)
-    colour = base(f"folder:{emoji}", 64, 16, 500)
-    wide = AutoencoderConfig(
-        latent_channels=4, channels=96, multipliers=(1,), blocks=1, stem=4, groups=16, attention=False
-    )
-    colour = dataclasses.replace(colour, autoencoder=wide)
+    fine: Any = {"multipliers": (1, 2), "blocks": 1, "stem": 2, "groups": 16, "attention": False}
+    grey = AutoencoderConfig(image_channels=1, latent_channels=4, channels=48, **fine)
+    colour = AutoencoderConfig(image_channels=3, latent_channels=4, channels=48, **fine)
     shape: Any = {"image_channels": 1, "channels": 64, "multipliers": (1,), "blocks": 1, "stem": 4, "groups": 16}
     shape["attention"] = False
-    longer = base("bundled:fashion_mnist", 32, 64, 400)
+    longer = base("bundled:fashion_mnist", 32, 64, 400, AutoencoderConfig(**shape))
     sweep = dataclasses.replace(
         longer, denoiser_training=dataclasses.replace(longer.denoiser_training, steps=500, sample_every=500)
     )
@@ -79,13 +92,9 @@ def suites(emoji: str) -> dict[str, dict[str, Config]]:
             sweep, autoencoder=autoencoder, autoencoder_loss=dataclasses.replace(l2, kl_weight=weight)
         )
 
-    def game(config: Config) -> dict[str, Config]:
-        named = {"plain": with_loss(config, PLAIN), "perceptual": with_loss(config, PERCEPTUAL)}
-        return named | {f"perceptual+adversarial, seed {seed}": with_loss(config, GAME, seed) for seed in SEEDS}
-
     return {
-        "fashion": game(fashion),
-        "emoji": game(colour),
+        "fashion": game(base("bundled:fashion_mnist", 32, 8, 1000, grey), workdir / "fashion"),
+        "emoji": game(base(f"folder:{emoji}", 64, 8, 500, colour), workdir / "emoji"),
         "quantized": {
             "VQ, 256 codes": dataclasses.replace(longer, autoencoder=VQConfig(**shape, codebook_size=256)),
             "FSQ, (8, 8, 4) = 256 codes": dataclasses.replace(
@@ -155,19 +164,19 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", choices=tuple(suites("")))
+    parser.add_argument("suite", choices=tuple(suites("", Path())))
     parser.add_argument("--emoji", default="")
     parser.add_argument("--workdir", type=Path, default=Path("runs/autoencoders"))
     parser.add_argument("--only", nargs="+", help="names of single runs")
     options = parser.parse_args()
     configure()
     second_stage = options.suite in ("latents", "kl")
-    for name, config in suites(options.emoji)[options.suite].items():
+    for name, config in suites(options.emoji, options.workdir)[options.suite].items():
         results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         done = results.setdefault(options.suite, {})
         if name in done or (options.only and name not in options.only):
             continue
-        workdir = options.workdir / options.suite / name.replace(" ", "_").replace(",", "")
+        workdir = options.workdir / options.suite / name_of(name)
         start = time.monotonic()
         Run(config, workdir).train("all" if second_stage else "autoencoder")
         minutes = (time.monotonic() - start) / 60
