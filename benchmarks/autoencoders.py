@@ -101,8 +101,8 @@ def suites(emoji: str, workdir: Path) -> dict[str, dict[str, Config]]:
                 longer, autoencoder=FSQConfig(**shape, latent_channels=3, levels=(8, 8, 4))
             ),
         },
-        "latents": {f"{channels} channels": latents(channels, 5e-4) for channels in (1, 2, 4, 8, 16)},
-        "kl": {f"KL weight {weight:g}": latents(4, weight) for weight in (0.0, 1e-6, 5e-4, 1e-2, 1e-1)},
+        "latents": {f"{channels} channels": latents(channels, 5e-4) for channels in (1, 4, 16)},
+        "kl": {f"KL weight {weight:g}": latents(4, weight) for weight in (1e-6, 1e-2, 1e-1)},
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -29,6 +29,7 @@ from ldm_jax.models import (
     VQAutoencoder,
     apply,
 )
+from ldm_jax.models.tiling import sliced, tiled
 from ldm_jax.pipeline.process import Process, Scheduler
 from ldm_jax.pipeline.prompts import TextConditioner
 
@@ -42,9 +43,23 @@ def to_uint8(images: Images) -> UInt8[Array, "b h w c"]:
     return jnp.clip(jnp.round(127.5 * images + 127.5), 0, 255).astype(jnp.uint8)
 
 
-@partial(jax.jit, static_argnames="module")
-def _encode(module: FirstStage, params: Any, mean: Array, std: Array, x: Array, key: Array | None) -> Array:
-    z = apply(module, params, x, method="encode")
+class Memory(NamedTuple):
+    """How a first stage is applied: tile by tile of so many of its input's positions (0: whole), one by one."""
+
+    tile: int = 0
+    sliced: bool = False
+
+    def apply(self, fn: Callable[[Array], Any], x: Array) -> Any:
+        """fn(x) in the memory that was asked for; tiles share a quarter of their side."""
+        each = partial(tiled, fn, tile=self.tile, overlap=self.tile // 4) if self.tile else fn
+        return sliced(each, x) if self.sliced else each(x)
+
+
+@partial(jax.jit, static_argnames=("module", "memory"))
+def _encode(
+    module: FirstStage, params: Any, mean: Array, std: Array, x: Array, key: Array | None, memory: Memory
+) -> Array:
+    z = memory.apply(partial(apply, module, params, method="encode"), x)
     if isinstance(z, Posterior):
         posterior, z = z, z.mean
         if key is not None:
@@ -52,9 +67,10 @@ def _encode(module: FirstStage, params: Any, mean: Array, std: Array, x: Array, 
     return (z - mean[None, None, None]) / std[None, None, None]
 
 
-@partial(jax.jit, static_argnames="module")
-def _decode(module: FirstStage, params: Any, mean: Array, std: Array, z: Array) -> Array:
-    return apply(module, params, z * std[None, None, None] + mean[None, None, None], method="decode")
+@partial(jax.jit, static_argnames=("module", "memory"))
+def _decode(module: FirstStage, params: Any, mean: Array, std: Array, z: Array, memory: Memory) -> Array:
+    raw = z * std[None, None, None] + mean[None, None, None]
+    return memory.apply(partial(apply, module, params, method="decode"), raw)
 
 
 @partial(jax.jit, static_argnames=("module", "process", "interval", "shape"))
@@ -158,8 +174,14 @@ class LatentDiffusion:
         """Channels of `cond.image`, which is concatenated to z; 0 for most models."""
         return self.denoiser.config.in_channels - len(self.latent_mean) if self.denoiser else 0
 
-    def encode(self, images: Images, key: Array | None = None) -> Float[Array, "b lh lw lc"]:
-        """Images [b h w c] in [-1, 1] to normalised latents: the posterior's mean, or with a key a sample of it."""
+    def encode(
+        self, images: Images, key: Array | None = None, *, tile: int = 0, sliced: bool = False
+    ) -> Float[Array, "b lh lw lc"]:
+        """Images [b h w c] in [-1, 1] to normalised latents: the posterior's mean, or with a key a sample of it.
+
+        tile: side in pixels of the tiles that large images are cut into, which are blended; 0 for none. sliced: one
+        image after the other. Both save memory; see `ldm_jax.models.tiling`.
+        """
         config = self.autoencoder.config
         _, h, w, c = images.shape
         if h % config.factor or w % config.factor or c != config.image_channels:
@@ -168,12 +190,20 @@ class LatentDiffusion:
                 f"and {config.image_channels} channels"
             )
         x = jnp.asarray(images, jnp.float32)
-        return _encode(self.autoencoder, self.autoencoder_params, *self._statistics(), x, key)
+        memory = Memory(self._tile(tile) * config.factor, sliced)
+        return _encode(self.autoencoder, self.autoencoder_params, *self._statistics(), x, key, memory)
 
-    def decode(self, z: Float[Array | np.ndarray, "b lh lw lc"]) -> Images:
-        """Normalised latents to images in [-1, 1]."""
-        z = jnp.asarray(z, jnp.float32)
-        return jnp.clip(_decode(self.autoencoder, self.autoencoder_params, *self._statistics(), z), -1.0, 1.0)
+    def decode(self, z: Float[Array | np.ndarray, "b lh lw lc"], *, tile: int = 0, sliced: bool = False) -> Images:
+        """Normalised latents to images in [-1, 1]; tile (in pixels) and sliced as in `encode`."""
+        memory, z = Memory(self._tile(tile), sliced), jnp.asarray(z, jnp.float32)
+        return jnp.clip(_decode(self.autoencoder, self.autoencoder_params, *self._statistics(), z, memory), -1.0, 1.0)
+
+    def _tile(self, tile: int) -> int:
+        """A tile's side in latents; a quarter of it, which neighbours share, must be whole."""
+        step = 4 * self.autoencoder.config.factor
+        if tile < 0 or tile % step:
+            raise InputError(f"tile: {tile} must be 0 or a multiple of {step} pixels")
+        return tile // self.autoencoder.config.factor
 
     def _statistics(self) -> tuple[Array, Array]:
         return jnp.asarray(self.latent_mean, jnp.float32), jnp.asarray(self.latent_std, jnp.float32)

@@ -63,6 +63,20 @@ def test_encode_normalises_and_decode_inverts_the_normalisation(model):
     assert float(jnp.abs(image).max()) <= 1.0
 
 
+def test_tiles_and_slices(model):
+    x = jax.random.uniform(jax.random.key(0), (2, 48, 32, 1), minval=-1.0)
+    z = model.encode(x)
+    chex.assert_trees_all_close(model.encode(x, sliced=True), z, atol=1e-4)
+    chex.assert_trees_all_close(model.decode(z, sliced=True), model.decode(z), atol=1e-4)
+    chex.assert_trees_all_close(model.encode(x, tile=48), z, atol=1e-4)
+    chex.assert_shape(model.encode(x, tile=32), z.shape)
+    chex.assert_shape(model.decode(z, tile=32, sliced=True), x.shape)
+    assert not np.allclose(model.decode(z, tile=16), model.decode(z), atol=1e-4)
+    for tile in (8, -16, 33):
+        with pytest.raises(InputError, match="multiple of 16 pixels"):
+            model.decode(z, tile=tile)
+
+
 def test_training_latents_are_normalised(model, trained):
     from ldm_jax.data import Loader, open_source
     from ldm_jax.data.source import Subset
