@@ -35,8 +35,6 @@ from ldm_jax.training.run import Run
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "autoencoders.json"
 PLAIN = LossConfig(reconstruction="l1", kl_weight=1e-6)
-PERCEPTUAL = dataclasses.replace(PLAIN, perceptual_weight=0.5)
-GAME = dataclasses.replace(PERCEPTUAL, adversarial_weight=0.05, adversarial_start=200, lecam_weight=0.1)
 # Features of a classifier tell little about images that are noise, so all runs go on from a short plain one.
 START = "start, plain"
 SEEDS = (0, 1, 2)
@@ -57,15 +55,17 @@ def base(source: str, size: int, batch: int, steps: int, autoencoder: Autoencode
     )
 
 
-def game(config: Config, folder: Path) -> dict[str, Config]:
-    """A plain start, and from it the same number of steps with each loss."""
+def game(config: Config, folder: Path, weight: float) -> dict[str, Config]:
+    """A plain start, and from it the same number of steps with each loss; weight: of LPIPS."""
+    perceptual = dataclasses.replace(PLAIN, perceptual_weight=weight)
+    whole = dataclasses.replace(perceptual, adversarial_weight=0.05, adversarial_start=200, lecam_weight=0.1)
 
     def on(loss: LossConfig, seed: int = 0) -> Config:
         start = str(folder / name_of(START))
         return dataclasses.replace(config, autoencoder_from=start, autoencoder_loss=loss, seed=seed)
 
-    named = {START: config, "plain": on(PLAIN), "perceptual": on(PERCEPTUAL)}
-    return named | {f"perceptual + adversarial, seed {seed}": on(GAME, seed) for seed in SEEDS}
+    named = {START: config, "plain": on(PLAIN), "perceptual": on(perceptual)}
+    return named | {f"perceptual + adversarial, seed {seed}": on(whole, seed) for seed in SEEDS}
 
 
 def name_of(run: str) -> str:
@@ -82,7 +82,9 @@ def suites(emoji: str, workdir: Path) -> dict[str, dict[str, Config]]:
     shape["attention"] = False
     longer = base("bundled:fashion_mnist", 32, 64, 400, AutoencoderConfig(**shape))
     sweep = dataclasses.replace(
-        longer, denoiser_training=dataclasses.replace(longer.denoiser_training, steps=500, sample_every=500)
+        longer,
+        denoiser=dataclasses.replace(longer.denoiser, width=128, depth=4, heads=2),
+        denoiser_training=dataclasses.replace(longer.denoiser_training, steps=500, sample_every=500),
     )
     l2 = LossConfig(reconstruction="l2", kl_weight=5e-4)
 
@@ -93,8 +95,8 @@ def suites(emoji: str, workdir: Path) -> dict[str, dict[str, Config]]:
         )
 
     return {
-        "fashion": game(base("bundled:fashion_mnist", 32, 8, 800, grey), workdir / "fashion"),
-        "emoji": game(base(f"folder:{emoji}", 64, 8, 500, colour), workdir / "emoji"),
+        "fashion": game(base("bundled:fashion_mnist", 32, 8, 600, grey), workdir / "fashion", 0.8),
+        "emoji": game(base(f"folder:{emoji}", 64, 8, 500, colour), workdir / "emoji", 0.5),
         "quantized": {
             "VQ, 256 codes": dataclasses.replace(longer, autoencoder=VQConfig(**shape, codebook_size=256)),
             "FSQ, (8, 8, 4) = 256 codes": dataclasses.replace(
