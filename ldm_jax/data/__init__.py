@@ -3,7 +3,7 @@
 from ldm_jax.data.loader import Batch, Loader
 from ldm_jax.data.opening import open_source
 from ldm_jax.data.order import order
-from ldm_jax.data.source import Example, Source, Subset, annotation
+from ldm_jax.data.source import Example, Source, Subset, annotation, evenly
 from ldm_jax.data.transforms import prepare, to_float, to_uint8
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Source",
     "Subset",
     "annotation",
+    "evenly",
     "open_source",
     "order",
     "prepare",

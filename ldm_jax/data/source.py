@@ -44,6 +44,11 @@ def annotation(source: Source, index: int) -> tuple[int, str]:
     return example.label, example.caption
 
 
+def evenly(total: int, count: int) -> Int[np.ndarray, " n"]:
+    """`count` of the indices 0 .. total - 1, evenly spread, both ends among them; all where there are no more."""
+    return np.linspace(0, total - 1, min(total, count)).round().astype(np.int64)
+
+
 class Subset:
     """The examples of `source` at `indices` [n], in that order; itself a Source."""
 
@@ -51,6 +56,11 @@ class Subset:
         self.source = source
         self.indices = indices
         self.class_names = source.class_names
+
+    @classmethod
+    def evenly(cls, source: Source, count: int) -> "Subset":
+        """`count` examples spread evenly over a source, which is often sorted by class (all, where it has no more)."""
+        return cls(source, evenly(len(source), count))
 
     def __len__(self) -> int:
         return len(self.indices)

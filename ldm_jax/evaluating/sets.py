@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from ldm_jax import evaluation
-from ldm_jax.data import Loader, Subset, open_source, prepare, to_uint8
+from ldm_jax.data import Loader, Subset, evenly, open_source, prepare, to_uint8
 from ldm_jax.errors import InputError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -54,7 +54,7 @@ def source_set(spec: str, split: str, size: int, channels: int, limit: int | Non
     """The images of a data source, prepared as training prepares them; about the first `limit`, evenly over it."""
     source = open_source(spec, split)
     if limit is not None and limit < len(source):
-        source = Subset(source, np.linspace(0, len(source) - 1, limit).round().astype(np.int64))
+        source = Subset.evenly(source, limit)
     loader = Loader(source, batch_size=1, image_size=size, channels=channels, seed=0)
 
     def stream(batch_size: int) -> Iterator[np.ndarray]:
@@ -151,7 +151,7 @@ def spread_images(images: ImageSet, count: int) -> ImageSet:
     """`count` images spread evenly over a set (all, where it has no more): a folder's begin with its first class."""
     if count >= images.count:
         return images
-    places = np.linspace(0, images.count - 1, count).round().astype(int).tolist()
+    places = evenly(images.count, count).tolist()
     return dataclasses.replace(
         images,
         count=count,

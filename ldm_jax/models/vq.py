@@ -154,6 +154,11 @@ def nearest(codebook: Float[Array, "k d"], z: Images) -> Int[Array, "b ..."]:
     return jnp.argmin(distance, axis=1).reshape(z.shape[:-1])
 
 
+def _channels(values: Array, z: Images) -> Array:
+    """[c] shaped to meet z [b ... c]."""
+    return values.reshape((1,) * (z.ndim - 1) + (-1,))
+
+
 class FSQAutoencoder(QuantizedAutoencoder):
     """Finite scalar quantisation (Mentzer et al. 2023, arXiv 2309.15505, section 3.1): no codebook to learn."""
 
@@ -165,19 +170,18 @@ class FSQAutoencoder(QuantizedAutoencoder):
         # Even numbers of levels are shifted by a half, so that rounding gives exactly `levels` values.
         half = (levels - 1.0) * (1.0 + 1e-3) / 2.0
         offset = jnp.where(levels % 2 == 0, 0.5, 0.0)
-        shift = jnp.arctanh(offset / half)
-        like = (1,) * (z.ndim - 1) + (-1,)
-        bounded = jnp.tanh(z + shift.reshape(like)) * half.reshape(like) - offset.reshape(like)
+        half, offset, shift = (_channels(v, z) for v in (half, offset, jnp.arctanh(offset / half)))
+        bounded = jnp.tanh(z + shift) * half - offset
         return bounded + lax.stop_gradient(jnp.round(bounded) - bounded)
 
     def quantize(self, z: Images) -> Images:
         """Each channel to one of its levels in [-1, 1]; straight-through gradients reach z."""
         scale = jnp.asarray(self.config.levels, jnp.float32) // 2
-        return self._whole(z) / scale.reshape((1,) * (z.ndim - 1) + (-1,))
+        return self._whole(z) / _channels(scale, z)
 
     def indices(self, z: Images) -> Int[Array, "b ..."]:
         """The code of each latent vector, its levels read as digits, the first channel the least significant."""
         levels = np.asarray(self.config.levels)
-        digits = self._whole(z).astype(jnp.int32) + jnp.asarray(levels // 2).reshape((1,) * (z.ndim - 1) + (-1,))
+        digits = self._whole(z).astype(jnp.int32) + _channels(jnp.asarray(levels // 2), z)
         basis = np.concatenate([[1], np.cumprod(levels[:-1])])
-        return (digits * jnp.asarray(basis).reshape((1,) * (z.ndim - 1) + (-1,))).sum(axis=-1)
+        return (digits * _channels(jnp.asarray(basis), z)).sum(axis=-1)

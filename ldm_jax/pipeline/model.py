@@ -17,6 +17,7 @@ from ldm_jax.config import DiffusionConfig, SamplingConfig
 from ldm_jax.diffusion import samplers
 from ldm_jax.diffusion.guidance import branches, classifier_free
 from ldm_jax.errors import InputError
+from ldm_jax.evaluation.rounding import to_uint8
 from ldm_jax.models import (
     Autoencoder,
     Conditioning,
@@ -36,11 +37,6 @@ from ldm_jax.pipeline.prompts import TextConditioner
 Images = Float[Array | np.ndarray, "b h w c"]
 FirstStage = Autoencoder | VQAutoencoder | FSQAutoencoder | TinyAutoencoder
 Denoiser = DiT | UNet | MMDiT
-
-
-def to_uint8(images: Images) -> UInt8[Array, "b h w c"]:
-    """[-1, 1] to 0..255: round(127.5 x + 127.5), clamped."""
-    return jnp.clip(jnp.round(127.5 * images + 127.5), 0, 255).astype(jnp.uint8)
 
 
 class Memory(NamedTuple):

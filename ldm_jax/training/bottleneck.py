@@ -13,6 +13,7 @@ from ldm_jax.config import LossConfig
 from ldm_jax.diffusion.samplers import normal
 from ldm_jax.models import Posterior, QuantizedAutoencoder, VQAutoencoder, apply
 from ldm_jax.models.vq import nearest
+from ldm_jax.training.adversarial import per_example
 from ldm_jax.training.step import Metrics, Params
 
 DECAY = 0.99
@@ -89,16 +90,13 @@ def _vector(
     codes = jnp.take(book, indices, axis=0)
     frequencies = code_frequencies(indices, len(book), axis_name)
 
-    def mean_square(a: Array, b: Array) -> Float[Array, "b"]:
-        return jnp.square(a - b).reshape(len(a), -1).mean(axis=1)
-
-    penalty = config.commitment * mean_square(z, lax.stop_gradient(codes))
+    penalty = config.commitment * per_example(jnp.square(z - lax.stop_gradient(codes)))
     if config.codebook == "ema":
         statistics = params["statistics"]["codebook"]
         new_book, moved = _averaged(book, statistics, z, indices, frequencies, keys, config, axis_name)
         penalty = penalty + move(book, new_book) + move(statistics, moved)
     else:
-        penalty = penalty + mean_square(lax.stop_gradient(z), codes)
+        penalty = penalty + per_example(jnp.square(lax.stop_gradient(z) - codes))
     return Bottleneck(z + lax.stop_gradient(codes - z), penalty, _report(frequencies, len(z)))
 
 

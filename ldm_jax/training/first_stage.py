@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ldm_jax.config import LossConfig
+from ldm_jax.evaluation.reconstruction import psnr
 from ldm_jax.models import LPIPS, Discriminator, VQAutoencoder, apply
 from ldm_jax.training.adversarial import (
     DECAY,
@@ -45,7 +46,7 @@ def init_first_stage(
     params = {"autoencoder": own}
     statistics: dict[str, Any] = {}
     if isinstance(module, VQAutoencoder) and config.codebook == "ema":
-        statistics["codebook"] = codebook_statistics(params["autoencoder"]["codebook"], config)
+        statistics["codebook"] = codebook_statistics(own["codebook"], config)
     if discriminator is not None:
         params["discriminator"] = discriminator.init(disc_key, *discriminator.example_inputs())["params"]
         if config.lecam_weight:
@@ -108,10 +109,7 @@ def autoencoder_loss(
             total, played, terms = _game(
                 params, out, x, batch["adversarial"], wanted, last_layer, module, discriminator, config, axis_name
             )
-        image = module.output(out)
-        mse = per_example(jnp.square(jnp.clip(image, -1.0, 1.0) - x))
-        # Images span 2 units, so the peak's square is 4.
-        metrics |= terms | {"psnr": 10.0 * jnp.log10(4.0 / jnp.maximum(mse, 1e-10))}
+        metrics |= terms | {"psnr": shown_psnr(module.output(out), x)}
         return total + scale * penalty + played, metrics
 
     return loss_fn
@@ -124,6 +122,11 @@ def reconstruction(config: LossConfig, out: Array, image: Array, x: Array) -> Fl
     if config.reconstruction == "l2":
         return per_example(jnp.square(image - x))
     return per_example(optax.sigmoid_binary_cross_entropy(out, 0.5 * (x + 1.0)))
+
+
+def shown_psnr(image: Float[Array, "b h w c"], x: Float[Array, "b h w c"]) -> Float[Array, "b"]:
+    """PSNR [b] in dB of decoded images, clipped, against x in [-1, 1]; at most 106, for JSON has no infinity."""
+    return jnp.minimum(psnr(jnp.clip(image, -1.0, 1.0), x, data_range=2.0), 106.0)
 
 
 def with_last_layer(params: Params, kernel: Array) -> Params:

@@ -33,7 +33,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from ldm_jax.data import Loader, Subset, order, prepare
+from ldm_jax.data import Loader, Subset, evenly, order, prepare
 from ldm_jax.errors import InputError
 from ldm_jax.models import apply
 from ldm_jax.pretrained.writing import write_json
@@ -234,7 +234,7 @@ def describe(module: nn.Module, params: Any, loader: Loader, identity: str) -> d
         data = identity
     n = len(loader.source)
     digest = hashlib.sha256()
-    for i in np.linspace(0, n - 1, min(n, PROBES)).round().astype(int).tolist():
+    for i in evenly(n, PROBES).tolist():
         example = loader.source[i]
         digest.update(prepare(example.image, loader.image_size, loader.channels).tobytes())
         digest.update(str(int(example.label)).encode())

@@ -16,7 +16,7 @@ import numpy as np
 
 from ldm_jax import images
 from ldm_jax.config import Config, TrainingConfig
-from ldm_jax.data import Loader, Source, Subset, open_source, to_uint8
+from ldm_jax.data import Loader, Subset, open_source, to_uint8
 from ldm_jax.errors import InputError
 from ldm_jax.models import (
     AUTOENCODERS,
@@ -31,7 +31,7 @@ from ldm_jax.pipeline import LatentDiffusion, make_schedule
 from ldm_jax.pretrained.lpips import load_lpips
 from ldm_jax.pretrained.parts import load_part
 from ldm_jax.training.bottleneck import code_frequencies, perplexity
-from ldm_jax.training.first_stage import autoencoder_loss, init_first_stage
+from ldm_jax.training.first_stage import autoencoder_loss, init_first_stage, shown_psnr
 from ldm_jax.training.latents import Latents, encode_all
 from ldm_jax.training.loop import fit
 from ldm_jax.training.optimizer import make_first_stage_optimizer, make_optimizer
@@ -49,11 +49,6 @@ AUTOENCODER, DENOISER, SHUFFLE = range(3)
 # What a finished or begun run may be continued with; everything else would make it another experiment.
 CHANGEABLE = ("sampling", "parallel")
 CHANGEABLE_TRAINING = ("steps", "log_every", "sample_every", "checkpoint_every")
-
-
-def evenly(source: Source, limit: int) -> Source:
-    """`limit` examples of a source, evenly spaced over it (sources are often sorted by class)."""
-    return Subset(source, np.linspace(0, len(source) - 1, limit).round().astype(np.int64))
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -140,7 +135,7 @@ class Run:
         self.perceptual: tuple[LPIPS, Params] | None = load_lpips(loss.perceptual) if loss.perceptual_weight else None
         source = open_source(config.data.source, "train")
         if 0 < config.data.limit < len(source):
-            source = evenly(source, config.data.limit)
+            source = Subset.evenly(source, config.data.limit)
         self.config = config.resolve(len(source.class_names))
         self.class_names = tuple(source.class_names) if self.config.denoiser.num_classes else ()
         data = self.config.data
@@ -226,10 +221,9 @@ class Run:
         def look(step: int, state: TrainState) -> dict[str, float]:
             drawn, frequencies = reconstruct(gathered(state.ema["autoencoder"]), held_out)
             output = np.clip(np.asarray(drawn), -1.0, 1.0)
-            mse = np.square(output - held_out).mean(axis=(1, 2, 3))
             pairs = np.stack([held_out[:32], output[:32]], axis=1).reshape(-1, *output.shape[1:])
             images.write_png(self._picture("autoencoder", step), images.grid(to_uint8(pairs), 8), self._scale())
-            numbers = {"test_psnr": float((10 * np.log10(4 / np.maximum(mse, 1e-10))).mean())}
+            numbers = {"test_psnr": float(shown_psnr(drawn, jnp.asarray(held_out)).mean())}
             if frequencies is not None:
                 numbers["test_codes_used"] = float((frequencies > 0).mean())
                 numbers["test_perplexity"] = float(perplexity(frequencies))
@@ -284,7 +278,7 @@ class Run:
         except InputError:
             source = self.loader.source
         loader = Loader(
-            evenly(source, min(len(source), 256)),
+            Subset.evenly(source, 256),
             batch_size=1,
             image_size=data.image_size,
             channels=self.config.autoencoder.image_channels,
