@@ -91,7 +91,10 @@ def fit(
         with StopSignal() as stop:
             for k, batch in batches(start, config.steps):
                 step = k + 1
-                state, metrics = strategy.step(state, strategy.put(batch), step_key, shared)
+                batch = strategy.put(batch)
+                if step == start + 1:
+                    record.flops = strategy.flops(state, batch, step_key, shared)
+                state, metrics = strategy.step(state, batch, step_key, shared)
                 pending.append(metrics)
                 record.tick()
                 if wait:

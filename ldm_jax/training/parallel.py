@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ldm_jax.training.flops import count_flops
 from ldm_jax.training.step import Metrics, TrainState
 
 AXIS = "data"
@@ -25,7 +26,7 @@ def device_mesh(devices: Sequence[Any] | None = None) -> Mesh:
 class Strategy(NamedTuple):
     """create(init, key) -> state; step(state, batch, key, frozen=None) -> (state, metrics); put(host batch) -> batch.
 
-    share(tree) -> the tree whole on every device, as `frozen` shall be.
+    share(tree) -> the tree whole on every device, as `frozen` shall be. flops(arguments of step) -> one device's.
     """
 
     create: Callable[[Callable[[jax.Array], TrainState], jax.Array], TrainState]
@@ -33,6 +34,7 @@ class Strategy(NamedTuple):
     step: Callable[..., tuple[TrainState, Metrics]]
     put: Callable[[Any], Any]
     share: Callable[[Any], Any]
+    flops: Callable[..., float]
 
 
 def shard_largest(shape: tuple[int, ...], devices: int) -> PartitionSpec:
@@ -88,7 +90,7 @@ def make_strategy(name: str, train_step: Callable, devices: Sequence[Any] | None
         def put(batch: Any) -> Any:
             return jax.tree.map(lambda x: np.reshape(x, (local, -1, *np.shape(x)[1:])), batch)
 
-        return Strategy(create, shardings, step, put, share)
+        return Strategy(create, shardings, step, put, share, partial(count_flops, mapped))
 
     # Without pinned outputs XLA may choose others for the new state, and compile again.
     def pinned(state: TrainState, batch: Any, key: jax.Array, frozen: Any = None) -> tuple[TrainState, Metrics]:
@@ -98,4 +100,9 @@ def make_strategy(name: str, train_step: Callable, devices: Sequence[Any] | None
     def put_global(batch: Any) -> Any:
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(split, np.asarray(x)), batch)
 
-    return Strategy(create, shardings, jax.jit(pinned, donate_argnums=0), put_global, share)
+    compiled = jax.jit(pinned, donate_argnums=0)
+
+    def flops(*arguments: Any) -> float:
+        return count_flops(compiled, *arguments) / mesh.size
+
+    return Strategy(create, shardings, compiled, put_global, share, flops)

@@ -12,6 +12,8 @@ import jax
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from ldm_jax.training.flops import peak_flops
+
 
 def keep_until(path: Path, stage: str, step: int) -> None:
     """Drops a stage's lines after `step` (those of a run that was killed past its last checkpoint) and broken ones."""
@@ -35,6 +37,8 @@ class Record:
 
     def __init__(self, workdir: Path, stage: str, start: int, stop: int, batch_size: int):
         self.stage, self.batch_size = stage, batch_size
+        self.flops = 0.0
+        """Of one device in a step, for the rates that are recorded; 0: unknown."""
         keep_until(workdir / "metrics.jsonl", stage, start)
         self._main = jax.process_index() == 0
         self._file = (workdir / "metrics.jsonl").open("a") if self._main else None
@@ -69,6 +73,11 @@ class Record:
         if not self._main:
             return
         values = {**values, "images_per_second": rate}
+        if self.flops:
+            per_second = self.flops * rate / self.batch_size
+            values["tflops_per_second"] = per_second / 1e12
+            peak = peak_flops(jax.devices()[0].device_kind)
+            values |= {"flops_utilization": per_second / peak} if peak else {}
         assert self._file is not None and self._board is not None
         self._file.write(json.dumps({"stage": self.stage, "step": step, **values}) + "\n")
         self._file.flush()
