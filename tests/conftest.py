@@ -9,6 +9,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK}".strip()
 CACHE = Path(os.environ.get("LDM_JAX_TEST_CACHE", Path(tempfile.gettempdir()) / "ldm_jax-test-cache"))
+# One for each process of pytest-xdist: JAX writes its files in place, where another process may be reading.
+CACHE = CACHE / os.environ.get("PYTEST_XDIST_WORKER", "")
 
 from jaxtyping import install_import_hook
 

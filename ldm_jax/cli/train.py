@@ -28,6 +28,13 @@ def train(args: Sequence[str]) -> int:
     parser.add_argument("--workdir", type=Path, help="the run's folder (default: runs/NAME for configs/NAME.py)")
     parser.add_argument("--stage", choices=("autoencoder", "denoiser", "all"), default="all", help="what to train")
     parser.add_argument("--smoke", action="store_true", help="the same experiment made tiny: about a minute")
+    parser.add_argument(
+        "--distributed",
+        nargs="?",
+        const="",
+        metavar="HOST:PORT,PROCESSES,INDEX",
+        help="this is one of several processes; without a value JAX finds them (TPU pods, Slurm, Open MPI, ...)",
+    )
     parser.add_argument("-h", "--help", action="store_true", help="this text and, after CONFIG, the fields' help")
     options, rest = parser.parse_known_args(args)
     if options.help:
@@ -42,8 +49,11 @@ def train(args: Sequence[str]) -> int:
     config = parse_config(["--help"] if options.help else rest, config, f"train.py {options.config}")
 
     from ldm_jax.training.loop import Stopped
+    from ldm_jax.training.processes import join, main_process
     from ldm_jax.training.run import Run
 
+    if options.distributed is not None:
+        join(options.distributed)
     name = Path(options.config.replace(".py:", "-")).stem
     workdir = options.workdir or (
         Path(options.config).parent if name == "config" else Path("runs") / (f"{name}-smoke" if options.smoke else name)
@@ -54,6 +64,7 @@ def train(args: Sequence[str]) -> int:
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return 3
-    print(f"model: {workdir / 'model'}")
-    print(f"samples: {picture}" if options.stage != "autoencoder" else f"reconstructions: {picture}")
+    if main_process():
+        print(f"model: {workdir / 'model'}")
+        print(f"samples: {picture}" if options.stage != "autoencoder" else f"reconstructions: {picture}")
     return 0

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from ldm_jax.training.processes import main_process, together
 from ldm_jax.training.step import TrainState
 
 log = logging.getLogger("ldm_jax")
@@ -22,7 +23,7 @@ def digests(state: TrainState) -> dict[str, int]:
     return {
         jax.tree_util.keystr(path): zlib.crc32(np.ascontiguousarray(leaf).tobytes())
         for path, leaf in leaves
-        if leaf.is_fully_addressable
+        if leaf.is_fully_addressable or leaf.is_fully_replicated
     }
 
 
@@ -57,7 +58,9 @@ class Checkpoints:
                 aside = self.folder.parent / f"{self.folder.name}-damaged-{step}"
                 reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
                 log.warning("checkpoint %s is damaged (%s): moved to %s", self.folder / str(step), reason, aside)
-                _free_name(self.folder / str(step), aside)
+                if main_process():
+                    _free_name(self.folder / str(step), aside)
+                together(f"checkpoint {step} moved")
                 self._manager.reload()
         return None
 

@@ -28,7 +28,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 from tqdm import tqdm
@@ -38,6 +37,7 @@ from ldm_jax.errors import InputError
 from ldm_jax.models import apply
 from ldm_jax.pretrained.writing import write_json
 from ldm_jax.training.parallel import AXIS, device_mesh
+from ldm_jax.training.processes import together
 
 log = logging.getLogger("ldm_jax")
 
@@ -174,16 +174,16 @@ def encode_all(
     except FileNotFoundError:
         log.info("encoding %d images into latents", len(loader.source))
     # Nobody removes the old manifest before everybody has read it, and from then on there is no cache.
-    _together("latents read")
+    together("latents read")
     folder.mkdir(parents=True, exist_ok=True)
     if loader.process_index == 0:
         (folder / "manifest.json").unlink(missing_ok=True)
-    _together("latents removed")
+    together("latents removed")
     encode_share(folder, module, params, loader, batch_size, devices)
-    _together("latents encoded")
+    together("latents encoded")
     if loader.process_index == 0:
         finish(folder, module, params, loader, wanted)
-    _together("latents finished")
+    together("latents finished")
     return open_latents(folder, wanted)
 
 
@@ -352,8 +352,3 @@ def _version() -> str:
         return f"ldm_jax {importlib.metadata.version('ldm-jax')}"
     except importlib.metadata.PackageNotFoundError:
         return "ldm_jax, not installed"
-
-
-def _together(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)

@@ -15,6 +15,7 @@ from ldm_jax.config import TrainingConfig
 from ldm_jax.training.checkpoints import Checkpoints
 from ldm_jax.training.optimizer import learning_rate
 from ldm_jax.training.parallel import Strategy
+from ldm_jax.training.processes import someone
 from ldm_jax.training.record import Record
 from ldm_jax.training.step import TrainState
 
@@ -84,6 +85,7 @@ def fit(
 
     # Loops over several fake CPU devices deadlock when steps pile up (JAX 0.10.2), so each one is waited for there.
     wait = jax.default_backend() == "cpu" and jax.device_count() > 1
+    alone = jax.process_count() == 1
     rate, shared = learning_rate(config), None if frozen is None else strategy.share(frozen)
     record = Record(workdir, stage, start, config.steps, batch_size)
     pending: list[Any] = []
@@ -118,10 +120,13 @@ def fit(
                             f"{stage}: the loss is {means['loss']} at step {step}; the last checkpoint is kept, "
                             "a lower learning rate or clip may help"
                         )
-                if last or step % config.checkpoint_every == 0 or stop.received:
+                # Several processes hear a signal at different steps, and agree where they meet anyway.
+                stopping = (alone or means is not None) and someone(stop.received is not None)
+                if last or step % config.checkpoint_every == 0 or stopping:
                     checkpoints.save(step, state)
-                if stop.received and not last:
-                    raise Stopped(f"{stage}: stopped at step {step} of {config.steps} by signal {stop.received}, saved")
+                if stopping and not last:
+                    by = stop.received or "to another process"
+                    raise Stopped(f"{stage}: stopped at step {step} of {config.steps} by signal {by}, saved")
                 if means is not None:
                     seen = look(step, state) if looking else {}
                     record.write(step, {**means, **seen}, per_second)

@@ -84,8 +84,14 @@ def make_strategy(name: str, train_step: Callable, devices: Sequence[Any] | None
             devices=None if devices is None else list(devices),
         )
 
+        def everywhere(x: jax.Array) -> jax.Array:
+            parts = [shard.data for shard in x.addressable_shards]
+            return jax.make_array_from_single_device_arrays(x.shape, replicated, parts)
+
         def step(state: TrainState, batch: Any, key: jax.Array, frozen: Any = None) -> tuple[TrainState, Metrics]:
-            return mapped(state, batch, key, frozen)
+            new, metrics = mapped(state, batch, key, frozen)
+            # Of several processes each gets arrays of its own devices alone; a checkpoint wants one of all devices.
+            return new if jax.process_count() == 1 else jax.tree.map(everywhere, new), metrics
 
         def put(batch: Any) -> Any:
             return jax.tree.map(lambda x: np.reshape(x, (local, -1, *np.shape(x)[1:])), batch)

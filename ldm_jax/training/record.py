@@ -13,6 +13,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from ldm_jax.training.flops import peak_flops
+from ldm_jax.training.processes import main_process
 
 
 def keep_until(path: Path, stage: str, step: int) -> None:
@@ -39,8 +40,9 @@ class Record:
         self.stage, self.batch_size = stage, batch_size
         self.flops = 0.0
         """Of one device in a step, for the rates that are recorded; 0: unknown."""
-        keep_until(workdir / "metrics.jsonl", stage, start)
-        self._main = jax.process_index() == 0
+        self._main = main_process()
+        if self._main:
+            keep_until(workdir / "metrics.jsonl", stage, start)
         self._file = (workdir / "metrics.jsonl").open("a") if self._main else None
         self._board = SummaryWriter(str(workdir / "tensorboard" / stage), purge_step=start) if self._main else None
         terminal = sys.stderr.isatty()

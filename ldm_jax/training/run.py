@@ -36,6 +36,7 @@ from ldm_jax.training.latents import Latents, encode_all
 from ldm_jax.training.loop import fit
 from ldm_jax.training.optimizer import make_first_stage_optimizer, make_optimizer
 from ldm_jax.training.parallel import AXIS, Strategy, make_strategy
+from ldm_jax.training.processes import main_process, together
 from ldm_jax.training.second_stage import denoiser_loss
 from ldm_jax.training.step import LossFn, Params, TrainState, train_step
 
@@ -91,9 +92,10 @@ def prepare_workdir(workdir: Path, config: Config) -> None:
         raise InputError(f"workdir: {workdir} can't be written ({error.strerror}); name a writable folder") from error
     if old is not None:
         check_same(old, config, workdir)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(config.to_json())
-    temporary.replace(path)
+    if main_process():
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(config.to_json())
+        temporary.replace(path)
 
 
 def check_devices(config: Config) -> None:
@@ -174,11 +176,16 @@ class Run:
         )
         if stage == "autoencoder":
             if not (self.workdir / "model" / "transformer").exists():
-                model.save(self.workdir / "model")
+                self._save(model)
             return self._picture("autoencoder", self.config.autoencoder_training.steps)
         model = self._denoiser(model, latents)
-        model.save(self.workdir / "model")
+        self._save(model)
         return self._picture("denoiser", self.config.denoiser_training.steps)
+
+    def _save(self, model: LatentDiffusion) -> None:
+        if main_process():
+            model.save(self.workdir / "model")
+        together("model saved")
 
     def _picture(self, stage: str, step: int) -> Path:
         return self.workdir / "samples" / f"{stage}-{step:07d}.png"
@@ -222,7 +229,7 @@ class Run:
             drawn, frequencies = reconstruct(gathered(state.ema["autoencoder"]), held_out)
             output = np.clip(np.asarray(drawn), -1.0, 1.0)
             pairs = np.stack([held_out[:32], output[:32]], axis=1).reshape(-1, *output.shape[1:])
-            images.write_png(self._picture("autoencoder", step), images.grid(to_uint8(pairs), 8), self._scale())
+            self._draw("autoencoder", step, to_uint8(pairs), 8)
             numbers = {"test_psnr": float(shown_psnr(drawn, jnp.asarray(held_out)).mean())}
             if frequencies is not None:
                 numbers["test_codes_used"] = float((frequencies > 0).mean())
@@ -255,7 +262,7 @@ class Run:
             drawn = dataclasses.replace(model, denoiser=module, denoiser_params=gathered(state.ema)).sample(
                 jax.random.key(self.config.seed), num=columns * rows
             )
-            images.write_png(self._picture("denoiser", step), images.grid(drawn, columns), self._scale())
+            self._draw("denoiser", step, drawn, columns)
             return {}
 
         def batches(start: int, stop: int) -> Any:
@@ -287,9 +294,11 @@ class Run:
         _, held_out, valid = next(loader.in_order(min(len(source), 256)))
         return held_out[:valid]
 
-    def _scale(self) -> int:
-        """Small images are enlarged in pictures, so that a person can see them."""
-        return max(1, 64 // self.config.data.image_size)
+    def _draw(self, stage: str, step: int, drawn: np.ndarray, columns: int) -> None:
+        # Small images are enlarged, so that a person can see them.
+        scale = max(1, 64 // self.config.data.image_size)
+        if main_process():
+            images.write_png(self._picture(stage, step), images.grid(drawn, columns), scale)
 
 
 def started(params: Params, optimizer: Any) -> TrainState:
