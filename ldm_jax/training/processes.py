@@ -18,14 +18,14 @@ def join(spec: str = "") -> None:
     Raises:
       InputError: spec has another form, or nothing was found out.
     """
-    address, *numbers = spec.split(",")
-    numbers = [int(text) if text.isdecimal() else -1 for text in numbers]
-    right = len(numbers) == 2 and ":" in address and 0 <= numbers[1] < numbers[0]
+    address, *rest = spec.split(",")
+    numbers = [int(text) for text in rest if text.isdecimal()]
+    right = len(rest) == len(numbers) == 2 and ":" in address and numbers[1] < numbers[0]
     if spec and not right:
         raise InputError(f"distributed: {spec!r} must be HOST:PORT,PROCESSES,INDEX, such as 10.0.0.1:1234,2,0")
     try:
         if spec:
-            jax.distributed.initialize(address, *numbers)
+            jax.distributed.initialize(address, numbers[0], numbers[1])
         else:
             jax.distributed.initialize()
     except (ValueError, RuntimeError) as error:
