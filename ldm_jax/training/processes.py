@@ -29,7 +29,9 @@ def join(spec: str = "") -> None:
         else:
             jax.distributed.initialize()
     except (ValueError, RuntimeError) as error:
-        raise InputError(f"distributed: {str(error).strip().splitlines()[0].rstrip(".")}; try HOST:PORT,PROCESSES,INDEX") from error
+        raise InputError(
+            f"distributed: {str(error).strip().splitlines()[0].rstrip('.')}; try HOST:PORT,PROCESSES,INDEX"
+        ) from error
 
 
 def main_process() -> bool:
