@@ -51,7 +51,9 @@ class Checkpoints:
             try:
                 args = ocp.args.Composite(state=ocp.args.StandardRestore(template), digests=ocp.args.JsonRestore())
                 found = self._manager.restore(step, args=args)
-                if digests(found["state"]) != found["digests"]:
+                # Of arrays that were split over processes, then or now, there is no digest to compare.
+                stored, now = found["digests"], digests(found["state"])
+                if any(now[name] != stored[name] for name in now.keys() & stored.keys()):
                     raise ValueError("its arrays are not the ones that were saved")
                 return step, found["state"]
             except Exception as error:

@@ -125,6 +125,8 @@ def fit(
                 if last or step % config.checkpoint_every == 0 or stopping:
                     checkpoints.save(step, state)
                 if stopping and not last:
+                    if means is not None:
+                        record.write(step, means, per_second)
                     by = stop.received or "to another process"
                     raise Stopped(f"{stage}: stopped at step {step} of {config.steps} by signal {by}, saved")
                 if means is not None:
