@@ -61,17 +61,27 @@ def flipped(config: Config, learning_rate: float) -> Config:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, flip=True), autoencoder_training=training)
 
 
-def game(config: Config, start: Config, folder: Path, weight: float, adversarial: float) -> dict[str, Config]:
-    """A plain start, and from it the same number of steps with each loss; weight: of LPIPS."""
+def game(
+    config: Config, start: Config, folder: Path, weight: float, adversarial: float, again: float = 0.0
+) -> dict[str, Config]:
+    """A plain start, and from it the same number of steps with each loss; weight: of LPIPS.
+
+    again: as many steps more, with this weight of LPIPS.
+    """
     perceptual = dataclasses.replace(PLAIN, perceptual_weight=weight)
     whole = dataclasses.replace(perceptual, adversarial_weight=adversarial, adversarial_start=200, lecam_weight=0.1)
 
-    def on(loss: LossConfig, seed: int = 0) -> Config:
-        started = str(folder / name_of(START))
-        return dataclasses.replace(config, autoencoder_from=started, autoencoder_loss=loss, seed=seed)
+    def on(loss: LossConfig, seed: int = 0, run: str = START) -> Config:
+        before = str(folder / name_of(run))
+        return dataclasses.replace(config, autoencoder_from=before, autoencoder_loss=loss, seed=seed)
 
     named = {START: start, "plain": on(PLAIN), "perceptual": on(perceptual)}
-    return named | {f"perceptual + adversarial, seed {seed}": on(whole, seed) for seed in SEEDS}
+    named |= {f"perceptual + adversarial, seed {seed}": on(whole, seed) for seed in SEEDS}
+    if again:
+        played = "perceptual + adversarial, seed 0"
+        harder = dataclasses.replace(whole, perceptual_weight=again)
+        named |= {"plain, again": on(PLAIN, run="plain"), f"{played}, again": on(harder, run=played)}
+    return named
 
 
 def name_of(run: str) -> str:
@@ -106,7 +116,7 @@ def suites(emoji: str, workdir: Path) -> dict[str, dict[str, Config]]:
 
     return {
         "fashion": game(fashion, fashion, workdir / "fashion", 0.8, 0.05),
-        "emoji": game(pictures, long, workdir / "emoji", 2.0, 0.1),
+        "emoji": game(pictures, long, workdir / "emoji", 2.0, 0.1, again=5.0),
         "quantized": {
             "VQ, 256 codes": dataclasses.replace(longer, autoencoder=VQConfig(**shape, codebook_size=256)),
             "FSQ, (8, 8, 4) = 256 codes": dataclasses.replace(
