@@ -91,15 +91,14 @@ def name_of(run: str) -> str:
 
 def suites(emoji: str, workdir: Path) -> dict[str, dict[str, Config]]:
     """The experiments of each suite by name."""
-    small: Any = {"latent_channels": 4, "channels": 64, "stem": 4, "groups": 16, "attention": False}
+    small: Any = {"channels": 64, "stem": 4, "groups": 16, "attention": False}
     grey = AutoencoderConfig(image_channels=1, multipliers=(1, 2), blocks=1, **small)
     fashion = base("bundled:fashion_mnist", 32, 8, 600, grey)
     colour = AutoencoderConfig(image_channels=3, multipliers=(1,), blocks=2, **small)
     # Three thousand pictures are few: a start until L1 gains little more, mirrored, and a lower rate from there.
     pictures = flipped(base(f"folder:{emoji}", 64, 8, 1300, colour), learning_rate=1e-3)
     long = flipped(base(f"folder:{emoji}", 64, 16, 5000, colour), learning_rate=2e-3)
-    shape: Any = {"image_channels": 1, "channels": 64, "multipliers": (1,), "blocks": 1, "stem": 4, "groups": 16}
-    shape["attention"] = False
+    shape: Any = {"image_channels": 1, "multipliers": (1,), "blocks": 1, **small}
     longer = base("bundled:fashion_mnist", 32, 64, 400, AutoencoderConfig(**shape))
     sweep = dataclasses.replace(
         longer,

@@ -17,14 +17,22 @@ from ldm_jax.training.step import TrainState
 log = logging.getLogger("ldm_jax")
 
 
-def digests(state: TrainState) -> dict[str, int]:
-    """CRC-32 of every array that this process holds whole, by path: Orbax does not notice changed bytes."""
+def digests(state: TrainState) -> dict[str, int | None]:
+    """CRC-32 of every array by path, None of one split over processes: Orbax does not notice changed bytes."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {
         jax.tree_util.keystr(path): zlib.crc32(np.ascontiguousarray(leaf).tobytes())
-        for path, leaf in leaves
         if leaf.is_fully_addressable or leaf.is_fully_replicated
+        else None
+        for path, leaf in leaves
     }
+
+
+def same(stored: dict[str, int | None], now: dict[str, int | None]) -> bool:
+    """Whether these are the digests of one state; an array that was or is split is known by its name alone."""
+    return stored.keys() == now.keys() and all(
+        now[name] == digest or None in (now[name], digest) for name, digest in stored.items()
+    )
 
 
 class Checkpoints:
@@ -51,9 +59,7 @@ class Checkpoints:
             try:
                 args = ocp.args.Composite(state=ocp.args.StandardRestore(template), digests=ocp.args.JsonRestore())
                 found = self._manager.restore(step, args=args)
-                # Of arrays that were split over processes, then or now, there is no digest to compare.
-                stored, now = found["digests"], digests(found["state"])
-                if any(now[name] != stored[name] for name in now.keys() & stored.keys()):
+                if not same(found["digests"], digests(found["state"])):
                     raise ValueError("its arrays are not the ones that were saved")
                 return step, found["state"]
             except Exception as error:

@@ -227,7 +227,7 @@ class Run:
 
         def look(step: int, state: TrainState) -> dict[str, float]:
             drawn, frequencies = reconstruct(gathered(state.ema["autoencoder"]), held_out)
-            output = np.clip(np.asarray(drawn), -1.0, 1.0)
+            output = np.asarray(drawn)
             pairs = np.stack([held_out[:32], output[:32]], axis=1).reshape(-1, *output.shape[1:])
             self._draw("autoencoder", step, to_uint8(pairs), 8)
             numbers = {"test_psnr": float(shown_psnr(drawn, jnp.asarray(held_out)).mean())}
