@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ from tokenizers import Tokenizer as Pipeline
 
 from ldm_jax.errors import InputError
 from ldm_jax.pretrained.tensors import read_json
+
+log = logging.getLogger("ldm_jax")
 
 
 class TokenIds(NamedTuple):
@@ -40,14 +43,20 @@ class Tokenizer:
         self._pipeline, self.length, self.pad_id = pipeline, length, pad_id
 
     def __call__(self, texts: Sequence[str], length: int | None = None, pad: bool = True) -> TokenIds:
-        """Ids [b l] int32 and mask: cut to `length` (the model's own where None), end token kept.
+        """Ids [b l] int32 and mask: cut to `length` (the model's own where None), end token kept. Logs what is cut off.
 
         pad: fill all up to `length`, as diffusers' pipelines do; False: to the longest of the batch.
         """
         length = self.length if length is None else length
         self._pipeline.enable_truncation(length)
-        rows = [encoding.ids for encoding in self._pipeline.encode_batch(list(texts))]
+        encodings = self._pipeline.encode_batch(list(texts))
         self._pipeline.no_truncation()
+        for text, encoding in zip(texts, encodings, strict=True):
+            if encoding.overflowing:
+                # Special tokens stand at (0, 0).
+                first = min(start for start, end in encoding.overflowing[0].offsets if end)
+                log.warning("prompt: cut to %d tokens, without %r", length, text[first:].strip())
+        rows = [encoding.ids for encoding in encodings]
         width = length if pad else max(map(len, rows), default=0)
         ids = np.full((len(rows), width), self.pad_id, np.int32)
         mask = np.zeros((len(rows), width), bool)

@@ -45,6 +45,16 @@ def test_length(tmp_path):
     assert tokenizer([], 5).ids.shape == (0, 5)
 
 
+@pytest.mark.parametrize("saved", [True, False])
+@pytest.mark.parametrize("kind", ["clip", "bert"])
+def test_what_is_cut_is_told(kind, saved, tmp_path, caplog):
+    tokenizer = load_tokenizer(write(kind, saved, tmp_path))
+    tokenizer(["a photo of a cat"], 7)
+    assert not caplog.messages
+    tokenizer(["a photo of a cat", "a photo of a cat and a dog"], 7)
+    assert caplog.messages == ["prompt: cut to 7 tokens, without 'and a dog'"]
+
+
 def test_padding_token(tmp_path):
     """SD 2 and SDXL's second encoder fill up with id 0, '!', SD 1 with the end token."""
     write("clip", False, tmp_path)
