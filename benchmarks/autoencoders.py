@@ -1,12 +1,13 @@
 """First stages side by side: what perceptual and adversarial losses, codebooks, latent channels and the KL weight do.
 
-    python benchmarks/autoencoders.py SUITE [--emoji FOLDER] [--workdir runs/autoencoders] [--only NAME ...]
+    python benchmarks/autoencoders.py SUITE [--folder FOLDER] [--workdir runs/autoencoders] [--only NAME ...]
 
-SUITE: fashion (with and without the game, 32 px), emoji (the same at 64 px in colour; FOLDER is made by
-benchmarks/emoji.py), quantized (VQ, FSQ), latents (how many channels), kl (which weight). Test images that training
-never sees are reconstructed and compared: PSNR, SSIM, LPIPS by VGG16 (which some of the runs are trained on) and by
-AlexNet (which none is). latents and kl also train a denoiser on each first stage and draw samples, for the two pull in
-different directions: rFD is FD-EffNet of reconstructions, gFD that of samples, both against the test images.
+SUITE: fashion (with and without the game, 32 px), emoji and stamps (the same at 64 px in colour; FOLDER is made by
+benchmarks/emoji.py or benchmarks/stamps.py), quantized (VQ, FSQ), latents (how many channels), kl (which weight). Test
+images that training never sees are reconstructed and compared: PSNR, SSIM, LPIPS by VGG16 (which some of the runs are
+trained on) and by AlexNet (which one is), and the Fréchet distance of EfficientNet-Lite0's features (rFD; nothing is
+trained on them). latents and kl also train a denoiser on each first stage and draw samples, for the two pull in
+different directions: gFD is the Fréchet distance of samples. Both are from the test images.
 Results are kept in benchmarks/results/autoencoders.json; a run that is there, or was begun, is not begun again.
 """
 
@@ -37,6 +38,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "autoencoders.json"
 PLAIN = LossConfig(reconstruction="l1", kl_weight=1e-6)
 # Features of a classifier tell little about images that are noise, so all runs go on from a short plain one.
 START = "start, plain"
+BOTH = "perceptual + adversarial"
 SEEDS = (0, 1, 2)
 
 
@@ -61,27 +63,61 @@ def flipped(config: Config, learning_rate: float) -> Config:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, flip=True), autoencoder_training=training)
 
 
-def game(
-    config: Config, start: Config, folder: Path, weight: float, adversarial: float, again: float = 0.0
-) -> dict[str, Config]:
-    """A plain start, and from it the same number of steps with each loss; weight: of LPIPS.
+def after(config: Config, folder: Path, run: str, loss: LossConfig, seed: int = 0) -> Config:
+    """config with another loss, going on from the first stage of another run of the suite."""
+    return dataclasses.replace(config, autoencoder_from=str(folder / name_of(run)), autoencoder_loss=loss, seed=seed)
 
-    again: as many steps more, with this weight of LPIPS.
-    """
-    perceptual = dataclasses.replace(PLAIN, perceptual_weight=weight)
-    whole = dataclasses.replace(perceptual, adversarial_weight=adversarial, adversarial_start=200, lecam_weight=0.1)
 
-    def on(loss: LossConfig, seed: int = 0, run: str = START) -> Config:
-        before = str(folder / name_of(run))
-        return dataclasses.replace(config, autoencoder_from=before, autoencoder_loss=loss, seed=seed)
+def by_vgg16(weight: float) -> LossConfig:
+    """The plain loss and LPIPS."""
+    return dataclasses.replace(PLAIN, perceptual_weight=weight)
 
-    named = {START: start, "plain": on(PLAIN), "perceptual": on(perceptual)}
-    named |= {f"perceptual + adversarial, seed {seed}": on(whole, seed) for seed in SEEDS}
-    if again:
-        played = "perceptual + adversarial, seed 0"
-        harder = dataclasses.replace(whole, perceptual_weight=again)
-        named |= {"plain, again": on(PLAIN, run="plain"), f"{played}, again": on(harder, run=played)}
-    return named
+
+def game(loss: LossConfig, adversarial: float, start: int = 200) -> LossConfig:
+    """A loss with the discriminator's, which the generator sees from step `start` on."""
+    return dataclasses.replace(loss, adversarial_weight=adversarial, adversarial_start=start, lecam_weight=0.1)
+
+
+def fashion(config: Config, folder: Path) -> dict[str, Config]:
+    """A plain start, and from it as many steps with each loss."""
+    both = game(by_vgg16(0.8), 0.05)
+    named = {START: config, "plain": after(config, folder, START, PLAIN)}
+    named |= {"perceptual": after(config, folder, START, by_vgg16(0.8))}
+    return named | {f"{BOTH}, seed {seed}": after(config, folder, START, both, seed) for seed in SEEDS}
+
+
+def emoji(source: str, network: AutoencoderConfig, folder: Path) -> dict[str, Config]:
+    """A long plain start, then each loss, and both once more with a heavier LPIPS. AlexNet costs a tenth of VGG16."""
+    # Three thousand pictures are few: a start until L1 gains little more, mirrored, and a lower rate from there.
+    start = flipped(base(source, 64, 16, 5000, network), learning_rate=2e-3)
+    config = flipped(base(source, 64, 8, 1300, network), learning_rate=1e-3)
+    cheap = flipped(base(source, 64, 16, 600, network), learning_rate=1e-3)
+    by_alexnet = dataclasses.replace(PLAIN, perceptual="alexnet", perceptual_weight=1.0)
+    both = game(by_vgg16(2.0), 0.1)
+    first = f"{BOTH}, seed 0"
+    return {
+        START: start,
+        "plain": after(config, folder, START, PLAIN),
+        "perceptual": after(config, folder, START, by_vgg16(2.0)),
+        "perceptual by AlexNet": after(cheap, folder, START, by_alexnet),
+        **{f"{BOTH}, seed {seed}": after(config, folder, START, both, seed) for seed in SEEDS},
+        "plain, again": after(config, folder, "plain", PLAIN),
+        f"{first}, again": after(config, folder, first, game(by_vgg16(5.0), 0.1)),
+    }
+
+
+def stamps(source: str, network: AutoencoderConfig, folder: Path) -> dict[str, Config]:
+    """A plain start, then the game alone, which costs little, then with LPIPS; and as many plain steps."""
+    start = flipped(base(source, 64, 16, 3000, network), learning_rate=2e-3)
+    cheap = flipped(base(source, 64, 16, 1500, network), learning_rate=1e-3)
+    dear = flipped(base(source, 64, 8, 1000, network), learning_rate=5e-4)
+    named = {START: start}
+    for seed in SEEDS:
+        played = f"adversarial, seed {seed}"
+        named[played] = after(cheap, folder, START, game(PLAIN, 0.5, 375), seed)
+        named[f"{BOTH}, seed {seed}"] = after(dear, folder, played, game(by_vgg16(2.0), 0.1), seed)
+    named["plain, first"] = after(cheap, folder, START, PLAIN)
+    return named | {"plain": after(dear, folder, "plain, first", PLAIN)}
 
 
 def name_of(run: str) -> str:
@@ -89,15 +125,11 @@ def name_of(run: str) -> str:
     return "_".join(re.findall(r"[\w.]+", run))
 
 
-def suites(emoji: str, workdir: Path) -> dict[str, dict[str, Config]]:
+def suites(folder: str, workdir: Path) -> dict[str, dict[str, Config]]:
     """The experiments of each suite by name."""
     small: Any = {"channels": 64, "stem": 4, "groups": 16, "attention": False}
     grey = AutoencoderConfig(image_channels=1, multipliers=(1, 2), blocks=1, **small)
-    fashion = base("bundled:fashion_mnist", 32, 8, 600, grey)
     colour = AutoencoderConfig(image_channels=3, multipliers=(1,), blocks=2, **small)
-    # Three thousand pictures are few: a start until L1 gains little more, mirrored, and a lower rate from there.
-    pictures = flipped(base(f"folder:{emoji}", 64, 8, 1300, colour), learning_rate=1e-3)
-    long = flipped(base(f"folder:{emoji}", 64, 16, 5000, colour), learning_rate=2e-3)
     shape: Any = {"image_channels": 1, "multipliers": (1,), "blocks": 1, **small}
     longer = base("bundled:fashion_mnist", 32, 64, 400, AutoencoderConfig(**shape))
     sweep = dataclasses.replace(
@@ -114,8 +146,9 @@ def suites(emoji: str, workdir: Path) -> dict[str, dict[str, Config]]:
         )
 
     return {
-        "fashion": game(fashion, fashion, workdir / "fashion", 0.8, 0.05),
-        "emoji": game(pictures, long, workdir / "emoji", 2.0, 0.1, again=5.0),
+        "fashion": fashion(base("bundled:fashion_mnist", 32, 8, 600, grey), workdir / "fashion"),
+        "emoji": emoji(f"folder:{folder}", colour, workdir / "emoji"),
+        "stamps": stamps(f"folder:{folder}", colour, workdir / "stamps"),
         "quantized": {
             "VQ, 256 codes": dataclasses.replace(longer, autoencoder=VQConfig(**shape, codebook_size=256)),
             "FSQ, (8, 8, 4) = 256 codes": dataclasses.replace(
@@ -169,9 +202,9 @@ def judge(workdir: Path, config: Config, second_stage: bool) -> dict[str, Any]:
     last = [line for line in lines if line["stage"] == "autoencoder"][-1]
     for name in ("test_codes_used", "test_perplexity", "kl", "logits_real", "logits_fake", "discriminator"):
         numbers |= {name: last[name]} if name in last else {}
+    numbers["rfd_effnet"] = frechet(to_uint8(y), to_uint8(x))
     if second_stage:
-        real, drawn = to_uint8(x), model.sample(jax.random.key(0), num=len(x))
-        numbers |= {"rfd_effnet": frechet(to_uint8(y), real), "gfd_effnet": frechet(drawn, real)}
+        numbers["gfd_effnet"] = frechet(model.sample(jax.random.key(0), num=len(x)), to_uint8(x))
     return {name: round(float(value), 4) for name, value in numbers.items()}
 
 
@@ -191,13 +224,13 @@ def kept() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", choices=tuple(suites("", Path())))
-    parser.add_argument("--emoji", default="")
+    parser.add_argument("--folder", default="", help="the pictures of emoji or stamps")
     parser.add_argument("--workdir", type=Path, default=Path("runs/autoencoders"))
     parser.add_argument("--only", nargs="+", help="names of single runs")
     options = parser.parse_args()
     configure()
     second_stage = options.suite in ("latents", "kl")
-    for name, config in suites(options.emoji, options.workdir)[options.suite].items():
+    for name, config in suites(options.folder, options.workdir)[options.suite].items():
         if name in kept().get(options.suite, {}) or (options.only and name not in options.only):
             continue
         workdir = options.workdir / options.suite / name_of(name)
