@@ -101,6 +101,7 @@ def emoji(source: str, network: AutoencoderConfig, folder: Path) -> dict[str, Co
         "perceptual": after(config, folder, START, by_vgg16(2.0)),
         "perceptual by AlexNet": after(cheap, folder, START, by_alexnet),
         **{f"{BOTH}, seed {seed}": after(config, folder, START, both, seed) for seed in SEEDS},
+        f"{BOTH}, half the rate": after(flipped(config, 5e-4), folder, START, both),
         "plain, again": after(config, folder, "plain", PLAIN),
         f"{first}, again": after(config, folder, first, game(by_vgg16(5.0), 0.1)),
     }
