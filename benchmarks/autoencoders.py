@@ -4,10 +4,11 @@
 
 SUITE: fashion (with and without the game, 32 px), emoji and stamps (the same at 64 px in colour; FOLDER is made by
 benchmarks/emoji.py or benchmarks/stamps.py), quantized (VQ, FSQ), latents (how many channels), kl (which weight). Test
-images that training never sees are reconstructed and compared: PSNR, SSIM, LPIPS by VGG16 (which some of the runs are
-trained on) and by AlexNet (which one is), and the Fréchet distance of EfficientNet-Lite0's features (rFD; nothing is
-trained on them). latents and kl also train a denoiser on each first stage and draw samples, for the two pull in
-different directions: gFD is the Fréchet distance of samples. Both are from the test images.
+images that training never sees are reconstructed and compared: PSNR, SSIM, LPIPS by VGG16 and by AlexNet (a run's name
+says which of them it is trained on; where it doesn't, VGG16), and what nothing is trained on, EfficientNet-Lite0's
+features: their Fréchet distance from the test images (rFD), and how far each image's are from its own (cosine).
+latents and kl also train a denoiser on each first stage and draw samples, for the two pull in different directions: gFD
+is the Fréchet distance of samples.
 Results are kept in benchmarks/results/autoencoders.json; a run that is there, or was begun, is not begun again.
 """
 
@@ -39,6 +40,7 @@ PLAIN = LossConfig(reconstruction="l1", kl_weight=1e-6)
 # Features of a classifier tell little about images that are noise, so all runs go on from a plain one.
 START = "start, plain"
 BOTH = "perceptual + adversarial"
+BY_TWO = "perceptual by VGG16 and AlexNet + adversarial"
 SEEDS = (0, 1, 2)
 
 
@@ -69,9 +71,9 @@ def after(config: Config, folder: Path, run: str, loss: LossConfig, seed: int = 
     return dataclasses.replace(config, autoencoder_from=str(folder / name_of(run)), autoencoder_loss=loss, seed=seed)
 
 
-def by_vgg16(weight: float) -> LossConfig:
+def perceptual(weight: float, network: Any = "vgg16") -> LossConfig:
     """The plain loss and LPIPS."""
-    return dataclasses.replace(PLAIN, perceptual_weight=weight)
+    return dataclasses.replace(PLAIN, perceptual=network, perceptual_weight=weight)
 
 
 def game(loss: LossConfig, adversarial: float, start: int = 200) -> LossConfig:
@@ -81,31 +83,32 @@ def game(loss: LossConfig, adversarial: float, start: int = 200) -> LossConfig:
 
 def fashion(config: Config, folder: Path) -> dict[str, Config]:
     """A plain start, and from it as many steps with each loss."""
-    both = game(by_vgg16(0.8), 0.05)
+    both = game(perceptual(0.8), 0.05)
     named = {START: config, "plain": after(config, folder, START, PLAIN)}
-    named |= {"perceptual": after(config, folder, START, by_vgg16(0.8))}
+    named |= {"perceptual": after(config, folder, START, perceptual(0.8))}
     return named | {f"{BOTH}, seed {seed}": after(config, folder, START, both, seed) for seed in SEEDS}
 
 
 def emoji(source: str, network: AutoencoderConfig, folder: Path) -> dict[str, Config]:
-    """A long plain start, then each loss, and both once more with a heavier LPIPS. AlexNet costs a tenth of VGG16."""
+    """A long plain start, then each loss, and once more with a heavier LPIPS. AlexNet costs a tenth of VGG16."""
     # Three thousand pictures are few: a start until L1 gains little more, mirrored, and a lower rate from there.
     start = pictures(source, network, 16, 5000, 2e-3)
     config = pictures(source, network, 8, 1300, 1e-3)
     gentle = pictures(source, network, 8, 1300, 5e-4)
     cheap = pictures(source, network, 16, 600, 1e-3)
-    by_alexnet = dataclasses.replace(PLAIN, perceptual="alexnet", perceptual_weight=1.0)
-    both = game(by_vgg16(2.0), 0.1)
+    both = game(perceptual(2.0), 0.1)
+    by_two = game(perceptual(2.0, "both"), 0.1)
     first = f"{BOTH}, seed 0"
     return {
         START: start,
         "plain": after(config, folder, START, PLAIN),
-        "perceptual": after(config, folder, START, by_vgg16(2.0)),
-        "perceptual by AlexNet": after(cheap, folder, START, by_alexnet),
-        **{f"{BOTH}, seed {seed}": after(config, folder, START, both, seed) for seed in SEEDS},
+        "perceptual": after(config, folder, START, perceptual(2.0)),
+        "perceptual by AlexNet": after(cheap, folder, START, perceptual(1.0, "alexnet")),
+        first: after(config, folder, START, both),
+        **{f"{BY_TWO}, seed {seed}": after(config, folder, START, by_two, seed) for seed in SEEDS},
         f"{BOTH}, half the rate": after(gentle, folder, START, both),
         "plain, again": after(config, folder, "plain", PLAIN),
-        f"{first}, again": after(config, folder, first, game(by_vgg16(5.0), 0.1)),
+        f"{first}, again": after(config, folder, first, game(perceptual(5.0), 0.1)),
     }
 
 
@@ -118,7 +121,7 @@ def stamps(source: str, network: AutoencoderConfig, folder: Path) -> dict[str, C
     for seed in SEEDS:
         played = f"adversarial, seed {seed}"
         named[played] = after(cheap, folder, START, game(PLAIN, 0.5, 375), seed)
-        named[f"{BOTH}, seed {seed}"] = after(dear, folder, played, game(by_vgg16(2.0), 0.1), seed)
+        named[f"{BOTH}, seed {seed}"] = after(dear, folder, played, game(perceptual(2.0), 0.1), seed)
     named["plain, first"] = after(cheap, folder, START, PLAIN)
     return named | {"plain": after(dear, folder, "plain, first", PLAIN)}
 
@@ -181,12 +184,21 @@ def batched(function: Any, *arrays: np.ndarray, size: int = 50) -> np.ndarray:
     return np.concatenate(out)
 
 
-def frechet(images: np.ndarray, others: np.ndarray) -> float:
-    """FD-EffNet of two sets of images uint8 [n h w c]."""
+def features(images: np.ndarray) -> np.ndarray:
+    """EfficientNet-Lite0's of images uint8 [n h w c], [n d]."""
     space = open_features("effnet")
-    extract = jax.jit(lambda x: space.extract(x)["pool"])
-    both = [statistics.moments(batched(extract, x)).gaussian for x in (images, others)]
-    return float(statistics.frechet_distance(*both))
+    return batched(jax.jit(lambda x: space.extract(x)["pool"]), images)
+
+
+def frechet(features: np.ndarray, others: np.ndarray) -> float:
+    """The Fréchet distance of two sets of features."""
+    return float(statistics.frechet_distance(*(statistics.moments(f).gaussian for f in (features, others))))
+
+
+def cosine_distance(features: np.ndarray, others: np.ndarray) -> float:
+    """1 - the cosine between each image's features and its counterpart's, their mean."""
+    unit, other = (f / np.linalg.norm(f, axis=1, keepdims=True) for f in (features, others))
+    return float((1.0 - (unit * other).sum(axis=1)).mean())
 
 
 def judge(workdir: Path, config: Config, second_stage: bool) -> dict[str, Any]:
@@ -205,10 +217,10 @@ def judge(workdir: Path, config: Config, second_stage: bool) -> dict[str, Any]:
     last = [line for line in lines if line["stage"] == "autoencoder"][-1]
     for name in ("test_codes_used", "test_perplexity", "kl", "logits_real", "logits_fake", "discriminator"):
         numbers |= {name: last[name]} if name in last else {}
-    real = to_uint8(x)
-    numbers["rfd_effnet"] = frechet(to_uint8(y), real)
+    real, reconstructed = features(to_uint8(x)), features(to_uint8(y))
+    numbers |= {"rfd_effnet": frechet(reconstructed, real), "cosine_effnet": cosine_distance(reconstructed, real)}
     if second_stage:
-        numbers["gfd_effnet"] = frechet(model.sample(jax.random.key(0), num=len(x)), real)
+        numbers["gfd_effnet"] = frechet(features(model.sample(jax.random.key(0), num=len(x))), real)
     return {name: round(float(value), 4) for name, value in numbers.items()}
 
 

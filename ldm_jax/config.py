@@ -183,7 +183,7 @@ class Config:
     autoencoder_loss: LossConfig = LossConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     autoencoder_training: TrainingConfig = TrainingConfig()
-    denoiser: DiTConfig = DiTConfig()
+    denoiser: DiTConfig | UNetConfig = DiTConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     denoiser_training: TrainingConfig = TrainingConfig()
     sampling: SamplingConfig = SamplingConfig()

@@ -6,7 +6,7 @@ backward pass holds both gradients, and one step of one optimiser (see `make_fir
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -57,15 +57,16 @@ def init_first_stage(
 def autoencoder_loss(
     module: Any,
     config: LossConfig,
-    perceptual: LPIPS | None = None,
+    perceptual: Sequence[LPIPS] = (),
     discriminator: Discriminator | None = None,
     axis_name: str | None = None,
 ) -> LossFn:
     """The loss of batches {image [b h w c] in [-1, 1], adversarial [b]}, the latter 1 where the generator sees D.
 
-    params: as `init_first_stage` makes them. frozen: {"perceptual": params} where the loss has that term.
+    params: as `init_first_stage` makes them. frozen: {"perceptual": params of each network} where there are any.
     loss: s x (reconstruction + perceptual_weight x LPIPS + the bottleneck's penalty) + adversarial_weight x (adaptive
-    weight) x the generator's loss + the discriminator's; s is the number of an image's elements with reduction "sum".
+    weight) x the generator's loss + the discriminator's; s is the number of an image's elements with reduction "sum",
+    and LPIPS the sum over the networks.
     """
 
     def loss_fn(
@@ -80,8 +81,9 @@ def autoencoder_loss(
             image = module.output(out)
             terms = {"reconstruction": reconstruction(config, out, image, x)}
             total = terms["reconstruction"]
-            if perceptual is not None:
-                terms["lpips"] = apply(perceptual, frozen["perceptual"], image, x)
+            if perceptual:
+                distances = [apply(m, p, image, x) for m, p in zip(perceptual, frozen["perceptual"], strict=True)]
+                terms["lpips"] = jnp.stack(distances).sum(axis=0)
                 total = total + config.perceptual_weight * terms["lpips"]
             return scale * total, terms
 

@@ -134,7 +134,8 @@ class Run:
             module, self.given = read_autoencoder(config.autoencoder_from)
             config = dataclasses.replace(config, autoencoder=module.config)
         loss = config.autoencoder_loss
-        self.perceptual: tuple[LPIPS, Params] | None = load_lpips(loss.perceptual) if loss.perceptual_weight else None
+        networks = ("vgg16", "alexnet") if loss.perceptual == "both" else (loss.perceptual,)
+        self.perceptual = [load_lpips(network) for network in networks] if loss.perceptual_weight else []
         source = open_source(config.data.source, "train")
         if 0 < config.data.limit < len(source):
             source = Subset.evenly(source, config.data.limit)
@@ -207,9 +208,8 @@ class Run:
             return jax.tree.map(jnp.asarray, self.given)
         loss, training, data = self.config.autoencoder_loss, self.config.autoencoder_training, self.config.data
         discriminator = Discriminator(self.config.discriminator) if loss.adversarial_weight else None
-        perceptual, frozen = None, None
-        if self.perceptual is not None:
-            perceptual, frozen = self.perceptual[0], {"perceptual": self.perceptual[1]}
+        perceptual = [network for network, _ in self.perceptual]
+        frozen = {"perceptual": [params for _, params in self.perceptual]} if perceptual else None
         axis = AXIS if self.config.parallel == "pmap" else None
         loss_fn = autoencoder_loss(module, loss, perceptual, discriminator, axis)
         optimizer = make_first_stage_optimizer(training, loss.codebook, self.config.autoencoder_trains)

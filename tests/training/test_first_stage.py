@@ -12,10 +12,12 @@ import pytest
 
 from ldm_jax.config import LossConfig, TrainingConfig
 from ldm_jax.models import (
+    LPIPS,
     AutoencoderConfig,
     Discriminator,
     DiscriminatorConfig,
     FSQConfig,
+    LPIPSConfig,
     TinyAutoencoderConfig,
     VQConfig,
     apply,
@@ -77,6 +79,22 @@ def test_every_first_stage_plays_the_whole_game(config):
     for part in ("encoder", "decoder"):
         assert optax.tree.norm(gradient["autoencoder"][part]) > 0
     assert optax.tree.norm(gradient["discriminator"]) > 0
+
+
+def test_perception_by_two_networks_is_their_sum():
+    network = LPIPS(LPIPSConfig("alexnet"))
+    drawn = [jax.jit(network.init)(jax.random.key(i), *network.example_inputs())["params"] for i in (0, 1)]
+    module, params = make_autoencoder(KL), params_of(KL)
+    loss_fn = partial(autoencoder_loss, module, LossConfig(perceptual_weight=0.5))
+    plain, _ = jax.jit(loss_fn())(params, BATCH, KEYS)
+    distance = {}
+    for which in ((0,), (1,), (0, 1)):
+        frozen = {"perceptual": [drawn[i] for i in which]}
+        loss, metrics = jax.jit(loss_fn([network] * len(which)))(params, BATCH, KEYS, frozen)
+        np.testing.assert_allclose(loss - plain, 0.5 * metrics["lpips"], rtol=1e-3)
+        distance[which] = metrics["lpips"]
+    assert np.abs(distance[0,]).min() > 0
+    np.testing.assert_allclose(distance[0, 1], distance[0,] + distance[1,], rtol=1e-5)
 
 
 def by_hand(config, params, adaptive_weight):
