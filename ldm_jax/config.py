@@ -15,7 +15,11 @@ from ldm_jax.models.autoencoder import AutoencoderConfig
 from ldm_jax.models.discriminator import DiscriminatorConfig
 from ldm_jax.models.dit import DiTConfig
 from ldm_jax.models.tiny import TinyAutoencoderConfig
+from ldm_jax.models.unet import UNetConfig
 from ldm_jax.models.vq import FSQConfig, VQConfig
+
+TIME_SCALE = 1000.0
+"""Training's t counts to 1; the sinusoidal features of a UNet were made for a t that counts to 1000."""
 
 
 def _at_least(section: str, config: Any, **bounds: int | float) -> None:
@@ -81,8 +85,8 @@ class LossConfig:
     """sum: all but the game times the image's elements, as LDM has it for KL; mean: as it has it for VQ."""
     perceptual_weight: float = 0.0
     """Weight of LPIPS; its networks are an extra: pip install -e ".[lpips]"."""
-    perceptual: Literal["vgg16", "alexnet"] = "vgg16"
-    """The network of LPIPS: vgg16 as in LDM, alexnet at a fraction of the cost."""
+    perceptual: Literal["vgg16", "alexnet", "both"] = "vgg16"
+    """The network of LPIPS: vgg16 as in LDM, alexnet at a fraction of the cost, both for the sum of the two."""
     adversarial_weight: float = 0.0
     """Weight of the generator's loss; 0: no discriminator."""
     adversarial: Literal["hinge", "non_saturating"] = "hinge"
@@ -196,24 +200,35 @@ class Config:
         factor, size = self.autoencoder.factor, self.data.image_size
         if size % factor:
             raise InputError(f"data.image_size: {size} must be a multiple of the down-sampling factor {factor}")
-        if size // factor % self.denoiser.patch:
-            raise InputError(
-                f"denoiser.patch: {self.denoiser.patch} must divide the latents' side "
-                f"{size // factor} (image_size {size} / factor {factor})"
-            )
         self._check_loss()
+        self._check_denoiser()
         if self.autoencoder_trains == "nothing" and not self.autoencoder_from:
             raise InputError("autoencoder_trains: 'nothing' needs autoencoder_from, a trained autoencoder")
-        channels = self.autoencoder.code_channels
-        for field in ("in_channels", "out_channels"):
-            value = getattr(self.denoiser, field)
-            if value not in (0, channels):
-                raise InputError(f"denoiser.{field}: {value} must be 0 or the latents' channels ({channels})")
         for stage in (self.autoencoder_training, self.denoiser_training):
             if self.data.batch_size % stage.accumulate:
                 raise InputError(
                     f"data.batch_size: {self.data.batch_size} must be a multiple of accumulate ({stage.accumulate})"
                 )
+
+    def _check_denoiser(self) -> None:
+        denoiser, channels = self.denoiser, self.autoencoder.code_channels
+        side = self.data.image_size // self.autoencoder.factor
+        if isinstance(denoiser, UNetConfig):
+            for field in ("context_dim", "added_dim"):
+                if getattr(denoiser, field):
+                    raise InputError(f"denoiser.{field}: {getattr(denoiser, field)} must be 0; training knows labels")
+            if denoiser.class_rows and not denoiser.num_classes:
+                raise InputError(f"denoiser.class_rows: {denoiser.class_rows} must be 0; num_classes -1 fills it in")
+            return
+        if side % denoiser.patch:
+            raise InputError(
+                f"denoiser.patch: {denoiser.patch} must divide the latents' side "
+                f"{side} (image_size {self.data.image_size} / factor {self.autoencoder.factor})"
+            )
+        for field in ("in_channels", "out_channels"):
+            value = getattr(denoiser, field)
+            if value not in (0, channels):
+                raise InputError(f"denoiser.{field}: {value} must be 0 or the latents' channels ({channels})")
 
     def _check_loss(self) -> None:
         loss, size = self.autoencoder_loss, self.data.image_size
@@ -240,19 +255,19 @@ class Config:
         channels, asked = self.autoencoder.code_channels, self.denoiser.num_classes
         if asked > 0 and asked != num_classes:
             raise InputError(f"denoiser.num_classes: {asked} must be -1, 0 or the data's {num_classes}")
-        denoiser = dataclasses.replace(
-            self.denoiser,
-            in_channels=channels,
-            out_channels=channels,
-            num_classes=num_classes if asked == -1 else asked,
-        )
+        classes = num_classes if asked == -1 else asked
+        filled: dict[str, Any] = {"in_channels": channels, "out_channels": channels, "num_classes": classes}
+        if isinstance(self.denoiser, UNetConfig):
+            filled |= {"class_rows": classes + 1 if classes else 0, "time_scale": TIME_SCALE}
+        denoiser = dataclasses.replace(self.denoiser, **filled)
         discriminator = dataclasses.replace(self.discriminator, image_channels=self.autoencoder.image_channels)
         return dataclasses.replace(self, denoiser=denoiser, discriminator=discriminator)
 
     def to_json(self) -> str:
-        """Indented JSON that `from_json` reads back to an equal config; "type" tells which autoencoder it is."""
+        """Indented JSON that `from_json` reads back to an equal config; "type" tells which network it is."""
         tree = dataclasses.asdict(self)
-        tree["autoencoder"] = {"type": type(self.autoencoder).__name__, **tree["autoencoder"]}
+        for part in ("autoencoder", "denoiser"):
+            tree[part] = {"type": type(getattr(self, part)).__name__, **tree[part]}
         return json.dumps(tree, indent=2) + "\n"
 
     @classmethod
@@ -333,51 +348,3 @@ def load_config(path: str | Path) -> Config:
     if not isinstance(config, Config):
         raise InputError(f"config: get_config() of {path} gives {type(config).__name__}, not ldm_jax.Config")
     return config
-
-
-def _shrink_autoencoder(
-    config: AutoencoderConfig | VQConfig | FSQConfig | TinyAutoencoderConfig,
-) -> AutoencoderConfig | VQConfig | FSQConfig | TinyAutoencoderConfig:
-    if isinstance(config, TinyAutoencoderConfig):
-        widths, blocks = (8,) * len(config.encoder_channels), (1,) * len(config.encoder_blocks)
-        return dataclasses.replace(
-            config, encoder_channels=widths, decoder_channels=widths, encoder_blocks=blocks, decoder_blocks=blocks
-        )
-    small = dataclasses.replace(
-        config, channels=8, groups=4, blocks=1, multipliers=tuple(min(m, 2) for m in config.multipliers)
-    )
-    if isinstance(small, VQConfig):
-        return dataclasses.replace(small, codebook_size=min(small.codebook_size, 64))
-    return small
-
-
-def shrink(config: Config) -> Config:
-    """The same experiment made tiny: small nets, few steps and images; every path of the code is still walked."""
-    denoiser, autoencoder = config.denoiser, _shrink_autoencoder(config.autoencoder)
-    dit = dataclasses.replace(denoiser, width=32, depth=min(denoiser.depth, 2), heads=2)
-    # Four tokens a side are enough; no larger than what was asked for.
-    size = min(config.data.image_size, 4 * autoencoder.factor * dit.patch)
-    data = dataclasses.replace(
-        config.data,
-        image_size=size,
-        batch_size=min(config.data.batch_size, 16),
-        limit=min(config.data.limit or 256, 256),
-    )
-    short = {"log_every": 1, "warmup": 2, "sample_every": 12, "checkpoint_every": 8}
-
-    def few(stage: TrainingConfig) -> TrainingConfig:
-        return dataclasses.replace(stage, steps=min(stage.steps, 24), accumulate=1, **short)
-
-    return dataclasses.replace(
-        config,
-        data=data,
-        autoencoder=autoencoder,
-        autoencoder_loss=dataclasses.replace(
-            config.autoencoder_loss, adversarial_start=min(config.autoencoder_loss.adversarial_start, 4)
-        ),
-        discriminator=dataclasses.replace(config.discriminator, channels=8, layers=1),
-        denoiser=dit,
-        autoencoder_training=few(config.autoencoder_training),
-        denoiser_training=few(config.denoiser_training),
-        sampling=dataclasses.replace(config.sampling, steps=min(config.sampling.steps, 8)),
-    )

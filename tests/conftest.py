@@ -46,7 +46,8 @@ def _room_for_programs():
 @pytest.fixture(scope="session")
 def tiny_config():
     """The quickstart, shrunk further: two stages of eight steps on 8 devices."""
-    from ldm_jax.config import load_config, shrink
+    from ldm_jax.config import load_config
+    from ldm_jax.smoke import shrink
 
     config = shrink(load_config(ROOT / "configs" / "quickstart.py"))
     few = {"steps": 8, "checkpoint_every": 3, "sample_every": 8}

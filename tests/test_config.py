@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ldm_jax.config import Config, DataConfig, TrainingConfig, load_config, shrink
+from ldm_jax.config import Config, DataConfig, TrainingConfig, load_config
 from ldm_jax.errors import InputError
-from ldm_jax.models import AutoencoderConfig, DiTConfig
+from ldm_jax.models import AutoencoderConfig, DiTConfig, UNetConfig
+from ldm_jax.smoke import shrink
 
 
 @settings(deadline=None, max_examples=50)
@@ -36,6 +37,7 @@ def test_json_takes_an_int_for_a_float_and_part_of_the_fields():
         ('{"parallel": "gpus"}', "parallel: 'gpus' must be one of 'pmap', 'fsdp'"),
         ('{"autoencoder": {"multipliers": [1, "2"]}}', "autoencoder.multipliers: '2' must be int"),
         ('{"sampling": {"interval": [0.1]}}', "sampling.interval"),
+        ('{"denoiser": {"type": "MMDiTConfig"}}', "denoiser.type: 'MMDiTConfig' must be one of DiTConfig, UNetConfig"),
         ('{"data": 3}', "data: 3 must be an object"),
     ],
 )
@@ -52,6 +54,9 @@ def test_bad_json_names_the_field(text, words):
         (lambda: Config(data=DataConfig(image_size=36)), "data.image_size: 36 must be a multiple of the down-sampling"),
         (lambda: Config(denoiser=DiTConfig(patch=3)), "denoiser.patch: 3 must divide"),
         (lambda: Config(denoiser=DiTConfig(in_channels=5)), "denoiser.in_channels: 5"),
+        (lambda: Config(denoiser=UNetConfig()), "denoiser.context_dim: 768 must be 0"),
+        (lambda: Config(denoiser=UNetConfig(context_dim=0, class_rows=9)), "denoiser.class_rows: 9 must be 0"),
+        (lambda: UNetConfig(context_dim=0, num_classes=9), "num_classes: 9 must be -1, 0 or one less than class_rows"),
         (lambda: Config(data=DataConfig(batch_size=0)), "data.batch_size: 0"),
         (lambda: TrainingConfig(ema=1.0), "ema"),
         (lambda: TrainingConfig(learning_rate=-1.0), "learning_rate"),
@@ -69,6 +74,18 @@ def test_resolve_fills_in_what_the_data_decides():
     assert Config().resolve(12).denoiser.num_classes == 0
     with pytest.raises(InputError, match="num_classes: 5 must be"):
         Config(denoiser=DiTConfig(num_classes=5)).resolve(12)
+
+
+def test_resolve_makes_a_published_unet_one_of_training():
+    config = Config(
+        denoiser=UNetConfig(context_dim=0, num_classes=-1), autoencoder=AutoencoderConfig(latent_channels=7)
+    ).resolve(12)
+    denoiser = config.denoiser
+    assert (denoiser.num_classes, denoiser.class_rows, denoiser.in_channels, denoiser.out_channels) == (12, 13, 7, 7)
+    assert denoiser.time_scale == 1000.0
+    assert config.resolve(12) == config
+    assert Config.from_json(config.to_json()) == config
+    assert Config(denoiser=UNetConfig(context_dim=0)).resolve(12).denoiser.class_rows == 0
 
 
 def test_shrink_keeps_the_experiments_shape():

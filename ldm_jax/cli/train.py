@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldm_jax.cli.parsing import Parser, parse_config
-from ldm_jax.config import Config, load_config, shrink
+from ldm_jax.config import Config, load_config
 from ldm_jax.errors import InputError
+from ldm_jax.smoke import shrink
 
 
 def train(args: Sequence[str]) -> int:

@@ -33,6 +33,11 @@ def make_autoencoder(config: AutoencoderConfig | TinyAutoencoderConfig) -> Any:
     return AUTOENCODERS[type(config)](config)  # type: ignore[call-arg]
 
 
+def make_denoiser(config: DiTConfig | UNetConfig) -> DiT | UNet:
+    """The denoiser that a config describes: (z [b *space c], t [b], cond) -> output like z."""
+    return UNet(config) if isinstance(config, UNetConfig) else DiT(config)
+
+
 def apply(module: nn.Module, params: Any, *args: Any, **kwargs: Any) -> Any:
     """The network as a pure function: module.apply without state, `method` and other keywords passed on."""
     return module.apply({"params": params}, *args, **kwargs)
@@ -77,5 +82,6 @@ __all__ = [
     "VisionTransformerConfig",
     "apply",
     "make_autoencoder",
+    "make_denoiser",
     "sentence_embedding",
 ]

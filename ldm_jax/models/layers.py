@@ -50,9 +50,15 @@ def _swap_minor(x: Features, major: int, minor: int) -> Features:
     return jnp.swapaxes(x.reshape(*x.shape[:-1], major, minor), -1, -2).reshape(x.shape)
 
 
-def conv(features: int, x: Features, dtype: DTypeLike, size: int = 3, name: str | None = None) -> Features:
-    """A convolution of odd `size` that keeps the space axes; must be called within a compact method."""
-    return nn.Conv(features, (size,) * rank(x), padding=size // 2, dtype=dtype, name=name)(x)
+def conv(
+    features: int, x: Features, dtype: DTypeLike, size: int = 3, name: str | None = None, zero: bool = False
+) -> Features:
+    """A convolution of odd `size` that keeps the space axes; must be called within a compact method.
+
+    zero: its kernel starts as 0, as a denoiser's last one should.
+    """
+    init = nn.initializers.zeros if zero else nn.initializers.lecun_normal()
+    return nn.Conv(features, (size,) * rank(x), padding=size // 2, dtype=dtype, kernel_init=init, name=name)(x)
 
 
 def conv_of_any_map(x: Array, kernel: Array, window_strides: Sequence[int], padding: Any, **options: Any) -> Array:

@@ -36,9 +36,9 @@ class UNetConfig:
     """A UNet with one entry of channels, attention and heads for each resolution."""
 
     in_channels: int = 4
-    """Channels of z, plus those of cond.image where there is one."""
+    """Channels of z, plus those of cond.image where there is one; training fills in those of the latents."""
     out_channels: int = 4
-    """Channels of the output."""
+    """Channels of the output; training fills in those of the latents."""
     channels: tuple[int, ...] = (320, 640, 1280, 1280)
     """Width at each resolution; every entry after the first halves the resolution."""
     blocks: int = 2
@@ -53,6 +53,10 @@ class UNetConfig:
     """Features of cond.context; 0: plain self-attention layers instead of transformer blocks."""
     class_rows: int = 0
     """Rows of the table that embeds cond.label (classes, or noise levels of an upscaler); 0 for none."""
+    num_classes: int = 0
+    """Classes; the last of class_rows then means 'none'. 0: none; -1: as the data has (filled in by training)."""
+    time_scale: float = 1.0
+    """t is multiplied by this first: 1 for published networks, whose t counts to 1000; training fills in 1000."""
     added_dim: int = 0
     """Features of cond.pooled and the embedded cond.time_ids together (SDXL); 0 for none."""
     time_ids_dim: int = 256
@@ -91,6 +95,9 @@ class UNetConfig:
                 raise InputError(
                     f"denoiser.channels: {channels} must be a multiple of groups ({self.groups}) and heads ({heads})"
                 )
+        if self.num_classes < -1 or (self.num_classes > 0 and self.class_rows != self.num_classes + 1):
+            rows = f"one less than class_rows ({self.class_rows})"
+            raise InputError(f"denoiser.num_classes: {self.num_classes} must be -1, 0 or {rows}")
         if self.context_dim == 0 and max(self.mid_attention, *self.attention) > 1:
             raise InputError("denoiser.attention: plain self-attention (context_dim 0) is 0 or 1 deep")
 
@@ -147,7 +154,7 @@ class UNet(nn.Module):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         width = 4 * c.channels[0]
         time = TimeEmbedding(width, c.channels[0], dtype, c.frequency_shift, c.sine_first, name="time")
-        embedding = time(t)
+        embedding = time(t * c.time_scale)
         if c.class_rows:
             if cond.label is None:
                 raise InputError("cond.label: this UNet embeds labels; give one an example")
@@ -216,4 +223,4 @@ class UNet(nn.Module):
                 size = skips[-1].shape[1:-1]
                 h = Upsample(c.channels[level], dtype, name=f"up{level}_upsample")(h, size)
         h = nn.silu(GroupNorm(c.groups, c.epsilon, dtype, name="norm_out")(h))
-        return conv(c.out_channels, h, dtype, name="conv_out").astype(jnp.float32)
+        return conv(c.out_channels, h, dtype, name="conv_out", zero=True).astype(jnp.float32)

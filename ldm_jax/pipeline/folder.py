@@ -61,6 +61,8 @@ PIPELINES = {
     "LDMSuperResolutionPipeline": Layout("vqvae", "unet", steps=100, scaled=False),
     "LDMTextToImagePipeline": Layout("vqvae", "unet", (("bert", "tokenizer"),)),
 }
+DENOISER_FOLDERS: dict[str, type] = {"transformer": DiT, "unet": UNet}
+"""Where our own models have their denoiser, named as diffusers names it."""
 OLD_NAMES = {"LatentDiffusionUncondPipeline": "LDMPipeline", "LatentDiffusionPipeline": "LDMTextToImagePipeline"}
 """Names of the first diffusers releases, which some repositories still have."""
 
@@ -135,7 +137,10 @@ class Reader(NamedTuple):
 def _load_ours(read: Reader) -> LatentDiffusion:
     index = read.index
     autoencoder, autoencoder_params, statistics = read.part("vae", *AUTOENCODERS.values())
-    denoiser, denoiser_params, _ = read.part("transformer", DiT) if "transformer" in index else (None, None, None)
+    denoiser, denoiser_params = None, None
+    for folder, kind in DENOISER_FOLDERS.items():
+        if folder in index:
+            denoiser, denoiser_params, _ = read.part(folder, kind)
     try:
         return LatentDiffusion(
             autoencoder=autoencoder,
@@ -239,9 +244,10 @@ def _save_ours(model: LatentDiffusion, path: Path) -> dict[str, Any]:
         "sampling": dataclasses.asdict(model.sampling),
         "class_names": list(model.class_names),
     }
-    if model.denoiser is not None:
-        save_part(model.denoiser, model.denoiser_params, path / "transformer")
-        index["transformer"] = ["ldm_jax", type(model.denoiser).__name__]
+    for folder, kind in DENOISER_FOLDERS.items():
+        if model.denoiser is not None and isinstance(model.denoiser, kind):
+            save_part(model.denoiser, model.denoiser_params, path / folder)
+            index[folder] = ["ldm_jax", kind.__name__]
     return index
 
 

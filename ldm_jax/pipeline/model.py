@@ -157,7 +157,7 @@ class LatentDiffusion:
     @property
     def num_classes(self) -> int:
         """Classes that the denoiser knows, 0 where it is unconditional or takes prompts."""
-        return self.denoiser.config.num_classes if isinstance(self.denoiser, DiT) else 0
+        return self.denoiser.config.num_classes if isinstance(self.denoiser, DiT | UNet) else 0
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

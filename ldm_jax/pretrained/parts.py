@@ -145,7 +145,7 @@ def save_part(module: nn.Module, params: Any, folder: str | Path, extra: dict[st
             record = {"_class_name": published.name, "_diffusers_version": "0.30.0", **record}
         wanted = sources(module, published.table(config), published.numbers(config))
         weights, metadata = f"{published.stem}.safetensors", {"format": "pt"}
-        kept = _unpublished(published, config, record)
+        kept = _unpublished(published, config)
         if kept:
             record[OURS] = kept
     # Each file appears whole or not at all; the config comes last, so a folder that has one has its weights.
@@ -153,13 +153,12 @@ def save_part(module: nn.Module, params: Any, folder: str | Path, extra: dict[st
     write_json(folder / "config.json", {**record, **(extra or {})})
 
 
-def _unpublished(published: Format, config: Any, record: dict[str, Any]) -> dict[str, Any]:
-    """Fields of ours that a published config has no key for, such as the type of the arithmetic."""
-    names = ("dtype", "remat")
+def _unpublished(published: Format, config: Any) -> dict[str, Any]:
+    """What a published config has no place for and isn't as it is by default."""
     default = type(config)()
     return {
         name: getattr(config, name)
-        for name in names
+        for name in published.unpublished
         if hasattr(config, name) and getattr(config, name) != getattr(default, name)
     }
 

@@ -20,14 +20,14 @@ from ldm_jax.data import Loader, Subset, open_source, to_uint8
 from ldm_jax.errors import InputError
 from ldm_jax.models import (
     AUTOENCODERS,
-    LPIPS,
     Discriminator,
-    DiT,
     QuantizedAutoencoder,
     apply,
     make_autoencoder,
+    make_denoiser,
 )
 from ldm_jax.pipeline import LatentDiffusion, make_schedule
+from ldm_jax.pipeline.folder import DENOISER_FOLDERS
 from ldm_jax.pretrained.lpips import load_lpips
 from ldm_jax.pretrained.parts import load_part
 from ldm_jax.training.bottleneck import code_frequencies, perplexity
@@ -176,7 +176,7 @@ class Run:
             class_names=self.class_names,
         )
         if stage == "autoencoder":
-            if not (self.workdir / "model" / "transformer").exists():
+            if not any((self.workdir / "model" / folder).exists() for folder in DENOISER_FOLDERS):
                 self._save(model)
             return self._picture("autoencoder", self.config.autoencoder_training.steps)
         model = self._denoiser(model, latents)
@@ -249,7 +249,7 @@ class Run:
 
     def _denoiser(self, model: LatentDiffusion, latents: Latents) -> LatentDiffusion:
         training, batch_size = self.config.denoiser_training, self.config.data.batch_size
-        module = DiT(self.config.denoiser)
+        module = make_denoiser(self.config.denoiser)
         schedule = make_schedule(self.config.diffusion)
         mean, std = jnp.asarray(latents.mean), jnp.asarray(latents.std)
         loss_fn = denoiser_loss(module, self.config.diffusion, schedule, mean, std)

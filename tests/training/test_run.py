@@ -14,7 +14,7 @@ import pytest
 
 from ldm_jax.config import LossConfig
 from ldm_jax.errors import InputError
-from ldm_jax.models import AutoencoderConfig, VQConfig
+from ldm_jax.models import AutoencoderConfig, UNetConfig, VQConfig
 from ldm_jax.pipeline import load
 from ldm_jax.pretrained.parts import load_part
 from ldm_jax.training.parallel import make_strategy
@@ -68,6 +68,29 @@ def test_stages_apart_give_the_same_model(trained, tiny_config, tmp_path):
     assert weights(workdir)["vae"] == weights(trained)["vae"]
     Run(tiny_config, workdir).train("denoiser")
     assert weights(workdir) == weights(trained)
+
+
+def test_a_unet_in_place_of_the_transformer(tiny_config, tmp_path):
+    small = {"channels": (8, 16), "blocks": 1, "attention": (0, 1), "heads": (1, 2), "groups": 4, "context_dim": 0}
+    few = {"steps": 2, "sample_every": 2}
+    config = dataclasses.replace(
+        tiny_config,
+        data=dataclasses.replace(tiny_config.data, limit=16, batch_size=8),
+        denoiser=UNetConfig(**small, num_classes=-1),
+        autoencoder_training=dataclasses.replace(tiny_config.autoencoder_training, **few),
+        denoiser_training=dataclasses.replace(tiny_config.denoiser_training, **few),
+    )
+    run = Run(config, tmp_path)
+    run.train()
+    record = json.loads((tmp_path / "model" / "unet" / "config.json").read_text())
+    assert (record["_class_name"], record["num_class_embeds"]) == ("UNet2DModel", 11)
+    assert record["_ldm_jax"] == {"num_classes": 10, "time_scale": 1000.0}
+    Run(config, tmp_path).train("autoencoder")
+    model = load(tmp_path)
+    assert model.denoiser.config == run.config.denoiser
+    drawn = [model.sample(jax.random.key(0), labels=[3], steps=2, guidance=w) for w in (1.0, 3.0)]
+    assert drawn[0].shape == (1, *[config.data.image_size] * 2, 1)
+    assert model.num_classes == 10
 
 
 def test_fsdp_learns_what_pmap_learns(trained, tiny_config, tmp_path):

@@ -8,11 +8,27 @@ import pytest
 
 from ldm_jax.config import DiffusionConfig
 from ldm_jax.diffusion.schedules import Cosine, RectifiedFlow
-from ldm_jax.models import DiT, DiTConfig
+from ldm_jax.models import DiT, DiTConfig, UNet, UNetConfig
 from ldm_jax.training.second_stage import denoiser_loss
 
 KEYS = jax.random.split(jax.random.key(0), 8)
 DENOISER = DiT(DiTConfig(in_channels=2, out_channels=2, patch=2, width=8, depth=1, heads=2, num_classes=3))
+UNET = UNet(
+    UNetConfig(
+        in_channels=2,
+        out_channels=2,
+        channels=(8, 8),
+        blocks=1,
+        attention=(0, 1),
+        heads=(2, 2),
+        groups=4,
+        context_dim=0,
+        class_rows=4,
+        num_classes=3,
+        time_scale=1000.0,
+    )
+)
+BOTH = pytest.mark.parametrize("denoiser", [DENOISER, UNET], ids=lambda d: type(d).__name__)
 
 
 def moments(n=8):
@@ -20,17 +36,18 @@ def moments(n=8):
     return {"mean": mean, "logvar": jnp.full_like(mean, -20.0), "label": jnp.arange(n) % 3}
 
 
-def zero_params():
-    return jax.jit(DENOISER.init)(jax.random.key(0), *DENOISER.example_inputs())["params"]
+def zero_params(denoiser=DENOISER):
+    return jax.jit(denoiser.init)(jax.random.key(0), *denoiser.example_inputs())["params"]
 
 
-def test_a_zero_denoiser_has_the_targets_energy():
-    # DiT starts as the zero function: the flow loss is E|eps - x0|^2 = 1 + E|x0|^2 = 2 for normalised latents.
+@BOTH
+def test_a_zero_denoiser_has_the_targets_energy(denoiser):
+    # Both start as the zero function: the flow loss is E|eps - x0|^2 = 1 + E|x0|^2 = 2 for normalised latents.
     batch = {k: jnp.tile(v, (64, *(1,) * (v.ndim - 1))) for k, v in moments().items()}
     keys = jax.random.split(jax.random.key(5), 512)
     mean, std = batch["mean"].mean(axis=(0, 1, 2)), batch["mean"].std(axis=(0, 1, 2))
-    loss_fn = denoiser_loss(DENOISER, DiffusionConfig(), RectifiedFlow(), mean, std)
-    loss, _ = jax.jit(loss_fn)(zero_params(), batch, keys)
+    loss_fn = denoiser_loss(denoiser, DiffusionConfig(), RectifiedFlow(), mean, std)
+    loss, _ = jax.jit(loss_fn)(zero_params(denoiser), batch, keys)
     chex.assert_shape(loss, (512,))
     np.testing.assert_allclose(float(loss.mean()), 2.0, atol=0.05)
 
@@ -50,12 +67,13 @@ def test_a_loss_in_another_space_is_a_weighting(prediction):
     np.testing.assert_allclose(losses["v"] / losses["x0"], 1.0 + ratio**2, rtol=1e-3)
 
 
-def test_labels_are_dropped_at_the_given_rate():
+@BOTH
+def test_labels_are_dropped_at_the_given_rate(denoiser):
     seen = {}
     for rate in (0.0, 1.0):
         config = dataclasses.replace(DiffusionConfig(), label_dropout=rate)
-        loss_fn = denoiser_loss(DENOISER, config, RectifiedFlow(), jnp.zeros(2), jnp.ones(2))
-        params = jax.tree.map(lambda p: p + 0.1, zero_params())
+        loss_fn = denoiser_loss(denoiser, config, RectifiedFlow(), jnp.zeros(2), jnp.ones(2))
+        params = jax.tree.map(lambda p: p + 0.1, zero_params(denoiser))
         gradient = jax.grad(lambda p, f=loss_fn: f(p, moments(), KEYS)[0].mean())(params)
         seen[rate] = np.abs(np.asarray(gradient["label"]["embedding"])).max(axis=1) > 0
     np.testing.assert_array_equal(seen[0.0], [True, True, True, False])

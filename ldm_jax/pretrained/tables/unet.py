@@ -236,6 +236,10 @@ def _write_plain(config: UNetConfig) -> dict[str, Any] | None:
     }
 
 
+UNPUBLISHED = ("dtype", "remat", "num_classes", "time_scale")
+"""diffusers reads a UNet that we trained, and has to be given its labels and a t of 0 to 1000."""
+
+
 def _levels(config: UNetConfig) -> Numbers:
     return Numbers(levels=len(config.channels))
 
@@ -247,7 +251,15 @@ UNET_CONDITION = Format(
     _write_condition,
     lambda config: LINEAR_PROJECTIONS if config.linear_projection else CONVOLUTIONAL,
     _levels,
+    unpublished=UNPUBLISHED,
 )
 UNET_PLAIN = Format(
-    "UNet2DModel", UNet, _read_plain, _write_plain, lambda config: PLAIN, _levels, aliases=OLD_ATTENTION
+    "UNet2DModel",
+    UNet,
+    _read_plain,
+    _write_plain,
+    lambda config: PLAIN,
+    _levels,
+    aliases=OLD_ATTENTION,
+    unpublished=UNPUBLISHED,
 )

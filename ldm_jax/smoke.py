@@ -1,0 +1,66 @@
+"""The same experiment made tiny, for --smoke: every path of the code is still walked."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ldm_jax.config import Config, TrainingConfig
+from ldm_jax.models.autoencoder import AutoencoderConfig
+from ldm_jax.models.dit import DiTConfig
+from ldm_jax.models.tiny import TinyAutoencoderConfig
+from ldm_jax.models.unet import UNetConfig
+from ldm_jax.models.vq import FSQConfig, VQConfig
+
+
+def _shrink_autoencoder(
+    config: AutoencoderConfig | VQConfig | FSQConfig | TinyAutoencoderConfig,
+) -> AutoencoderConfig | VQConfig | FSQConfig | TinyAutoencoderConfig:
+    if isinstance(config, TinyAutoencoderConfig):
+        widths, blocks = (8,) * len(config.encoder_channels), (1,) * len(config.encoder_blocks)
+        return dataclasses.replace(
+            config, encoder_channels=widths, decoder_channels=widths, encoder_blocks=blocks, decoder_blocks=blocks
+        )
+    small = dataclasses.replace(
+        config, channels=8, groups=4, blocks=1, multipliers=tuple(min(m, 2) for m in config.multipliers)
+    )
+    if isinstance(small, VQConfig):
+        return dataclasses.replace(small, codebook_size=min(small.codebook_size, 64))
+    return small
+
+
+def _shrink_denoiser(config: DiTConfig | UNetConfig) -> DiTConfig | UNetConfig:
+    if isinstance(config, DiTConfig):
+        return dataclasses.replace(config, width=32, depth=min(config.depth, 2), heads=2)
+    levels = len(config.channels)
+    return dataclasses.replace(config, channels=(16,) * levels, heads=(2,) * levels, groups=4, blocks=1)
+
+
+def shrink(config: Config) -> Config:
+    """Small nets, few steps and images."""
+    denoiser, autoencoder = _shrink_denoiser(config.denoiser), _shrink_autoencoder(config.autoencoder)
+    # Four tokens a side are enough; no larger than what was asked for.
+    size = min(config.data.image_size, 4 * autoencoder.factor * getattr(denoiser, "patch", 1))
+    data = dataclasses.replace(
+        config.data,
+        image_size=size,
+        batch_size=min(config.data.batch_size, 16),
+        limit=min(config.data.limit or 256, 256),
+    )
+    short = {"log_every": 1, "warmup": 2, "sample_every": 12, "checkpoint_every": 8}
+
+    def few(stage: TrainingConfig) -> TrainingConfig:
+        return dataclasses.replace(stage, steps=min(stage.steps, 24), accumulate=1, **short)
+
+    return dataclasses.replace(
+        config,
+        data=data,
+        autoencoder=autoencoder,
+        autoencoder_loss=dataclasses.replace(
+            config.autoencoder_loss, adversarial_start=min(config.autoencoder_loss.adversarial_start, 4)
+        ),
+        discriminator=dataclasses.replace(config.discriminator, channels=8, layers=1),
+        denoiser=denoiser,
+        autoencoder_training=few(config.autoencoder_training),
+        denoiser_training=few(config.denoiser_training),
+        sampling=dataclasses.replace(config.sampling, steps=min(config.sampling.steps, 8)),
+    )
