@@ -32,17 +32,17 @@ def sample(args: Sequence[str]) -> int:
     parser.add_argument("--image", nargs="+", type=Path, help="small images, for super-resolution models")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the arithmetic")
     parser.add_argument("--seed", type=int, default=0, help="everything random is a function of it")
-    parser.add_argument("--batch-size", type=int, default=64, help="images at a time; it does not change them")
+    parser.add_argument("--batch-size", type=int, default=64, help="images at a time over all devices, changes none")
     parser.add_argument("--out", type=Path, default=Path("samples.png"), help="x.png (a grid), x.npz or a folder")
     options = parser.parse_args(args)
 
     import jax
 
     from ldm_jax.output import check_output, write_output
-    from ldm_jax.pipeline import load
+    from ldm_jax.pipeline import everywhere, load
 
     check_output(options.out)
-    model = load(options.model, dtype=options.dtype)
+    model = load(options.model, dtype=options.dtype, sharding=everywhere())
     labels = [options.label] if options.label is not None else options.labels
     if labels is None and model.num_classes:
         # All classes, or as many as a picture has room for.

@@ -21,7 +21,7 @@ from ldm_jax.data import to_float
 from ldm_jax.errors import InputError
 from ldm_jax.evaluating.sets import ImageSet, check_finite, folder_set, npz_set
 from ldm_jax.evaluation import Rounding
-from ldm_jax.pipeline import LatentDiffusion, load
+from ldm_jax.pipeline import LatentDiffusion, everywhere, load
 
 LabelPolicy = Literal["balanced", "random"]
 
@@ -158,7 +158,7 @@ def open_subject(path: Path, rounding: Rounding) -> ModelSubject | SamplesSubjec
         raise InputError(f"model_or_samples: {path} is one picture; name an .npz or a folder of pictures")
     is_model = path.is_file() or any((path / part / "model_index.json").is_file() for part in (".", "model"))
     if is_model or not any(p.is_file() for p in path.iterdir()) or (path / "config.json").is_file():
-        return ModelSubject(path, load(path))
+        return ModelSubject(path, load(path, sharding=everywhere()))
     return SamplesSubject(path, folder_set(path))
 
 

@@ -1,5 +1,6 @@
 """The parts of a trained model together: loaded, sampled from, saved."""
 
+from ldm_jax.pipeline.devices import everywhere
 from ldm_jax.pipeline.folder import load
 from ldm_jax.pipeline.model import LatentDiffusion, to_uint8
 from ldm_jax.pipeline.process import Process, Scheduler, make_schedule
@@ -11,6 +12,7 @@ __all__ = [
     "Process",
     "Scheduler",
     "TextConditioner",
+    "everywhere",
     "load",
     "make_schedule",
     "to_uint8",

@@ -79,8 +79,9 @@ def load(
 
     Pipelines: Stable Diffusion 1 and 2, SDXL, SD3, DiT, LDM (unconditional, super-resolution, text-to-image).
     dtype: of parameters and arithmetic, float32 or bfloat16. variant: "fp16" for files of that name. sharding: see
-    `load_part`; the default device where None. without: parts to leave out, such as SD3's large text_encoder_3 (its
-    tokens are then zeros, as SD3 was trained to bear). InputError in one line for anything else or damaged.
+    `load_part`; the default device where None, every device of this process with `everywhere()`, which then share each
+    batch. without: parts to leave out, such as SD3's large text_encoder_3 (its tokens are then zeros, as SD3 was
+    trained to bear). InputError in one line for anything else or damaged.
     """
     path = Path(path)
     if not (path / "model_index.json").is_file() and (path / "model" / "model_index.json").is_file():

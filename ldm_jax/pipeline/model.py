@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,92 +13,15 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from ldm_jax.config import DiffusionConfig, SamplingConfig
-from ldm_jax.diffusion import samplers
-from ldm_jax.diffusion.guidance import branches, classifier_free
 from ldm_jax.errors import InputError
 from ldm_jax.evaluation.rounding import to_uint8
-from ldm_jax.models import (
-    Autoencoder,
-    Conditioning,
-    DiT,
-    FSQAutoencoder,
-    MMDiT,
-    Posterior,
-    TinyAutoencoder,
-    UNet,
-    VQAutoencoder,
-    apply,
-)
-from ldm_jax.models.tiling import sliced, tiled
+from ldm_jax.models import Conditioning, DiT, UNet
+from ldm_jax.pipeline.compiled import Denoiser, FirstStage, Memory, decode_batch, encode_batch, sample_batch
+from ldm_jax.pipeline.devices import dividing, mesh_of
 from ldm_jax.pipeline.process import Process, Scheduler
 from ldm_jax.pipeline.prompts import TextConditioner
 
 Images = Float[Array | np.ndarray, "b h w c"]
-FirstStage = Autoencoder | VQAutoencoder | FSQAutoencoder | TinyAutoencoder
-Denoiser = DiT | UNet | MMDiT
-
-
-class Memory(NamedTuple):
-    """How a first stage is applied: tile by tile of so many of its input's positions (0: whole), one by one."""
-
-    tile: int = 0
-    sliced: bool = False
-
-    def apply(self, fn: Callable[[Array], Any], x: Array) -> Any:
-        """fn(x) in the memory that was asked for; tiles share a quarter of their side."""
-        each = partial(tiled, fn, tile=self.tile, overlap=self.tile // 4) if self.tile else fn
-        return sliced(each, x) if self.sliced else each(x)
-
-
-@partial(jax.jit, static_argnames=("module", "memory"))
-def _encode(
-    module: FirstStage, params: Any, mean: Array, std: Array, x: Array, key: Array | None, memory: Memory
-) -> Array:
-    z = memory.apply(partial(apply, module, params, method="encode"), x)
-    if isinstance(z, Posterior):
-        posterior, z = z, z.mean
-        if key is not None:
-            z = posterior.sample(samplers.normal(samplers.example_keys(key, len(x)), z))
-    return (z - mean[None, None, None]) / std[None, None, None]
-
-
-@partial(jax.jit, static_argnames=("module", "memory"))
-def _decode(module: FirstStage, params: Any, mean: Array, std: Array, z: Array, memory: Memory) -> Array:
-    raw = z * std[None, None, None] + mean[None, None, None]
-    return memory.apply(partial(apply, module, params, method="decode"), raw)
-
-
-@partial(jax.jit, static_argnames=("module", "process", "interval", "shape"))
-def _sample(
-    params: Any,
-    keys: Array,
-    noise: Array | None,
-    cond: Conditioning,
-    null: Conditioning | None,
-    guidance: Array,
-    *,
-    module: Denoiser,
-    process: Process,
-    interval: tuple[float, float],
-    shape: tuple[int, ...],
-) -> Array:
-    plan = process.plan()
-    published = isinstance(process.diffusion, Scheduler)
-
-    def denoise(z: Array, t: Array, cond: Conditioning) -> Any:
-        def network(z: Array, t: Array) -> Array:
-            return apply(module, params, z, jnp.broadcast_to(t, z.shape[:1]).astype(jnp.float32), cond)
-
-        # A network that we trained takes t as it is, a published one in its scheduler's units.
-        return plan.denoise(network, None if published else lambda t: t)(z, t)
-
-    guided = partial(denoise, cond=cond)
-    if null is not None:
-        guided = classifier_free(branches(denoise, cond, null), guidance, interval)
-    start, steps_keys = (jax.vmap(jax.random.fold_in, (0, None))(keys, i) for i in range(2))
-    if noise is None:
-        noise = samplers.normal(start, jnp.zeros((len(keys), *shape)))
-    return samplers.sample(guided, plan.sampler, plan.schedule, plan.grid, plan.initial(noise), steps_keys)
 
 
 def rows(tree: Any, place: np.ndarray) -> Any:
@@ -186,13 +108,14 @@ class LatentDiffusion:
                 f"and {config.image_channels} channels"
             )
         x = jnp.asarray(images, jnp.float32)
-        memory = Memory(self._tile(tile) * config.factor, sliced)
-        return _encode(self.autoencoder, self.autoencoder_params, *self._statistics(), x, key, memory)
+        memory, params = Memory(self._tile(tile) * config.factor, sliced), self.autoencoder_params
+        return encode_batch(self.autoencoder, params, *self._statistics(), x, key, memory, dividing(params, len(x)))
 
     def decode(self, z: Float[Array | np.ndarray, "b lh lw lc"], *, tile: int = 0, sliced: bool = False) -> Images:
         """Normalised latents to images in [-1, 1]; tile (in pixels) and sliced as in `encode`."""
-        memory, z = Memory(self._tile(tile), sliced), jnp.asarray(z, jnp.float32)
-        return jnp.clip(_decode(self.autoencoder, self.autoencoder_params, *self._statistics(), z, memory), -1.0, 1.0)
+        memory, params, z = Memory(self._tile(tile), sliced), self.autoencoder_params, jnp.asarray(z, jnp.float32)
+        x = decode_batch(self.autoencoder, params, *self._statistics(), z, memory, dividing(params, len(z)))
+        return jnp.clip(x, -1.0, 1.0)
 
     def _tile(self, tile: int) -> int:
         """A tile's side in latents; a quarter of it, which neighbours share, must be whole."""
@@ -230,7 +153,8 @@ class LatentDiffusion:
         labels: one class an image; with `num` larger than their number they are repeated in turn. Without labels a
         class-conditional model goes through its classes in turn. prompts: texts, likewise. num: images to draw (as many
         as labels, prompts, images or latents, or 1). steps, guidance, sampler: the model's own where None. One
-        compilation serves every seed, label and guidance.
+        compilation serves every seed, label and guidance. batch_size: images at a time; the devices that the parameters
+        are on share them equally (see `load`), so it is rounded up to a multiple of these.
 
         negative: texts that guidance leads away from; None: an empty one, or zeros where the model was trained so
         (SDXL). cond, null: embeddings of one's own, as `model.text` gives them, for both branches of guidance. image:
@@ -276,13 +200,15 @@ class LatentDiffusion:
         cond, null = self._conditions(asked, guidance, shape)
         if jnp.issubdtype(key.dtype, jnp.uint32):
             key = jax.random.wrap_key_data(key)
-        batch_size = min(batch_size, n)
+        mesh, batch_size = mesh_of(self.denoiser_params), min(batch_size, n)
+        if mesh is not None:
+            batch_size = -(-batch_size // mesh.size) * mesh.size
         for begin in range(0, n, batch_size):
             # The last batch is filled up and cut, so that every batch has the one compiled shape.
             place = np.minimum(np.arange(begin, begin + batch_size), n - 1)
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key, place)
             noise, told, untold = (rows(tree, place) for tree in (asked.latents, cond, null))
-            z = _sample(
+            z = sample_batch(
                 self.denoiser_params,
                 keys,
                 noise,
@@ -293,6 +219,7 @@ class LatentDiffusion:
                 process=process,
                 interval=self.sampling.interval,
                 shape=shape,
+                mesh=mesh,
             )
             yield z, n - begin
 

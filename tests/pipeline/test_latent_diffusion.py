@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 import ldm_jax
-from ldm_jax import pipeline
 from ldm_jax.errors import InputError
+from ldm_jax.pipeline import everywhere, make_schedule
+from ldm_jax.pipeline.compiled import sample_batch
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +40,26 @@ def test_labels_are_shared_equally(model):
 
 def test_one_compilation_serves_every_seed_label_and_guidance(model):
     model.sample(jax.random.key(0), labels=[1, 2], steps=3, guidance=1.0)
-    before = pipeline.model._sample._cache_size()
+    before = sample_batch._cache_size()
     for seed, guidance in ((1, 2.0), (2, 7.5), (3, 0)):
         model.sample(jax.random.key(seed), labels=[seed, 5], steps=3, guidance=guidance)
-    assert pipeline.model._sample._cache_size() == before
+    assert sample_batch._cache_size() == before
+
+
+def test_devices_share_a_batch(model, trained):
+    spread = ldm_jax.load(trained, sharding=everywhere())
+    key, labels = jax.random.key(5), [0, 3, 9, 3, 1, 2, 7, 8, 4]
+    z = spread.sample(key, labels=labels, steps=3, guidance=2.0, output="latents")
+    alone = model.sample(key, labels=labels, steps=3, guidance=2.0, output="latents")
+    np.testing.assert_allclose(z, alone, atol=1e-4)
+    x = jax.random.uniform(jax.random.key(0), (16, 32, 32, 1), minval=-1.0)
+    for images in (x, x[:3]):
+        spread_z, alone_z = (m.encode(images, key) for m in (spread, model))
+        np.testing.assert_allclose(spread_z, alone_z, atol=1e-4)
+        np.testing.assert_allclose(spread.decode(spread_z), model.decode(alone_z), atol=1e-4)
+    # Sixteen images on eight devices are two on each; three cannot be shared and are computed by every one.
+    parts = {n: {s.data.shape[0] for s in spread.decode(z[:1].repeat(n, 0)).addressable_shards} for n in (16, 3)}
+    assert parts == {16: {2}, 3: {3}}
 
 
 def test_old_style_keys_are_taken(model):
@@ -114,7 +131,7 @@ def test_schedules_by_name(schedule):
     from ldm_jax.config import DiffusionConfig
     from ldm_jax.diffusion.schedules import Schedule
 
-    made = pipeline.make_schedule(DiffusionConfig(schedule=schedule))
+    made = make_schedule(DiffusionConfig(schedule=schedule))
     assert isinstance(made, Schedule)
     np.testing.assert_allclose(made.alpha(jnp.zeros(())), 1.0, atol=1e-6)
     assert float(made.alpha(jnp.ones(()))) < 0.1
