@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 import os
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +32,7 @@ from ldm_jax.pretrained.lpips import load_lpips
 from ldm_jax.pretrained.parts import load_part
 from ldm_jax.training.bottleneck import code_frequencies, perplexity
 from ldm_jax.training.first_stage import autoencoder_loss, init_first_stage, shown_psnr
-from ldm_jax.training.latents import Latents, encode_all
+from ldm_jax.training.latents import NO_VARIANCE, Latents, encode_all
 from ldm_jax.training.loop import fit
 from ldm_jax.training.optimizer import make_first_stage_optimizer, make_optimizer
 from ldm_jax.training.parallel import AXIS, Strategy, make_strategy
@@ -44,7 +44,7 @@ log = logging.getLogger("ldm_jax")
 
 Stage = Literal["autoencoder", "denoiser", "all"]
 
-AUTOENCODER, DENOISER, SHUFFLE = range(3)
+AUTOENCODER, DENOISER, SHUFFLE, TEST = range(4)
 """The purposes of randomness: keys are the seed folded with one of these."""
 
 # What a finished or begun run may be continued with; everything else would make it another experiment.
@@ -214,7 +214,7 @@ class Run:
         loss_fn = autoencoder_loss(module, loss, perceptual, discriminator, axis)
         optimizer = make_first_stage_optimizer(training, loss.codebook, self.config.autoencoder_trains)
         strategy = self._strategy(loss_fn, optimizer, training)
-        held_out = self._held_out()
+        held_out, _ = self._held_out()
         quantized = isinstance(module, QuantizedAutoencoder)
 
         @jax.jit
@@ -256,14 +256,29 @@ class Run:
         optimizer = make_optimizer(training)
         strategy = self._strategy(loss_fn, optimizer, training)
 
+        @cache
+        def test() -> tuple[dict[str, jax.Array], jax.Array]:
+            """Latents that training does not see, and keys: of the same times and noise whenever they are looked at."""
+            images, labels = self._held_out()
+            encode = jax.jit(partial(apply, model.autoencoder, method="encode"))
+            first, *rest = jax.tree.leaves(encode(model.autoencoder_params, images))
+            logvar = rest[0] if rest else jnp.full_like(first, NO_VARIANCE)
+            batch = {"mean": first, "logvar": logvar, "label": jnp.asarray(labels)}
+            return batch, jax.random.split(self._key(TEST), len(images))
+
+        @jax.jit
+        def test_loss(params: Params, batch: dict[str, jax.Array], keys: jax.Array) -> jax.Array:
+            return loss_fn(params, batch, keys)[0].mean()
+
         def look(step: int, state: TrainState) -> dict[str, float]:
+            params = gathered(state.ema)
             columns = module.config.num_classes or 8
             rows = min(max(80 // columns, 2), 10)
-            drawn = dataclasses.replace(model, denoiser=module, denoiser_params=gathered(state.ema)).sample(
+            drawn = dataclasses.replace(model, denoiser=module, denoiser_params=params).sample(
                 jax.random.key(self.config.seed), num=columns * rows
             )
             self._draw("denoiser", step, drawn, columns)
-            return {}
+            return {"test_loss": float(test_loss(params, *test()))}
 
         def batches(start: int, stop: int) -> Any:
             where = (self.config.seed + SHUFFLE, jax.process_index(), jax.process_count())
@@ -277,8 +292,8 @@ class Run:
         state = fit(*where, batch_size, look)
         return dataclasses.replace(model, denoiser=module, denoiser_params=gathered(state.ema))
 
-    def _held_out(self) -> np.ndarray:
-        """At most 256 images that training does not see, [-1, 1]; training images where there are no others."""
+    def _held_out(self) -> tuple[np.ndarray, np.ndarray]:
+        """At most 256 images that training does not see, [-1, 1], and their labels; of training where it sees all."""
         data = self.config.data
         try:
             source: Source = open_source(data.source, "test")
@@ -292,7 +307,7 @@ class Run:
             seed=0,
         )
         _, held_out, valid = next(loader.in_order(min(len(source), 256)))
-        return held_out[:valid]
+        return held_out[:valid], loader.labels
 
     def _draw(self, stage: str, step: int, drawn: np.ndarray, columns: int) -> None:
         # Small images are enlarged, so that a person can see them.

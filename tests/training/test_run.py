@@ -39,6 +39,10 @@ def test_what_a_run_leaves_behind(trained, tiny_config):
         assert (trained / "samples" / f"{stage}-0000008.png").is_file()
         assert any((trained / stage).glob("[0-9]*"))
         assert any((trained / "tensorboard" / stage).iterdir())
+    looked = {x["stage"]: x for x in lines if any(name.startswith("test_") for name in x)}
+    assert looked["autoencoder"]["test_psnr"] > 3.0
+    # Eight steps from the zero function, whose flow loss on normalised latents is 2.
+    assert abs(looked["denoiser"]["test_loss"] - 2.0) < 0.5
     assert json.loads((trained / "config.json").read_text())["denoiser"]["num_classes"] == 10
     index = json.loads((trained / "model" / "model_index.json").read_text())
     assert index["_class_name"] == "LatentDiffusion"
