@@ -14,6 +14,6 @@ from ldm_jax.models import UNetConfig
 def get_config() -> Config:
     quickstart = load_config(Path(__file__).with_name("quickstart.py"))
     unet = UNetConfig(
-        channels=(96, 192), blocks=2, attention=(0, 1), heads=(3, 6), groups=16, context_dim=0, num_classes=-1
+        channels=(64, 128), blocks=2, attention=(0, 1), heads=(2, 4), groups=16, context_dim=0, num_classes=-1
     )
     return dataclasses.replace(quickstart, denoiser=unet)
