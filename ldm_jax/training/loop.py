@@ -122,7 +122,10 @@ def fit(
                         )
                 # Several processes hear a signal at different steps, and agree where they meet anyway.
                 stopping = (alone or means is not None) and someone(stop.received is not None)
-                if last or step % config.checkpoint_every == 0 or stopping:
+                saving = last or step % config.checkpoint_every == 0 or stopping
+                if saving or looking:
+                    state = strategy.joined(state)
+                if saving:
                     checkpoints.save(step, state)
                 if stopping and not last:
                     if means is not None:

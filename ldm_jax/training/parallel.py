@@ -27,6 +27,7 @@ class Strategy(NamedTuple):
     """create(init, key) -> state; step(state, batch, key, frozen=None) -> (state, metrics); put(host batch) -> batch.
 
     share(tree) -> the tree whole on every device, as `frozen` shall be. flops(arguments of step) -> one device's.
+    joined(state) -> a step's state as arrays of all processes, as a checkpoint wants it.
     """
 
     create: Callable[[Callable[[jax.Array], TrainState], jax.Array], TrainState]
@@ -35,6 +36,7 @@ class Strategy(NamedTuple):
     put: Callable[[Any], Any]
     share: Callable[[Any], Any]
     flops: Callable[..., float]
+    joined: Callable[[TrainState], TrainState]
 
 
 def shard_largest(shape: tuple[int, ...], devices: int) -> PartitionSpec:
@@ -84,19 +86,22 @@ def make_strategy(name: str, train_step: Callable, devices: Sequence[Any] | None
             devices=None if devices is None else list(devices),
         )
 
+        def step(state: TrainState, batch: Any, key: jax.Array, frozen: Any = None) -> tuple[TrainState, Metrics]:
+            return mapped(state, batch, key, frozen)
+
         def everywhere(x: jax.Array) -> jax.Array:
             parts = [shard.data for shard in x.addressable_shards]
             return jax.make_array_from_single_device_arrays(x.shape, replicated, parts)
 
-        def step(state: TrainState, batch: Any, key: jax.Array, frozen: Any = None) -> tuple[TrainState, Metrics]:
-            new, metrics = mapped(state, batch, key, frozen)
-            # Of several processes each gets arrays of its own devices alone; a checkpoint wants one of all devices.
-            return new if jax.process_count() == 1 else jax.tree.map(everywhere, new), metrics
+        def joined(state: TrainState) -> TrainState:
+            # Of several processes pmap gives each arrays of its own devices alone; for a step they do, and joining
+            # a thousand arrays takes tens of milliseconds.
+            return state if jax.process_count() == 1 else jax.tree.map(everywhere, state)
 
         def put(batch: Any) -> Any:
             return jax.tree.map(lambda x: np.reshape(x, (local, -1, *np.shape(x)[1:])), batch)
 
-        return Strategy(create, shardings, step, put, share, partial(count_flops, mapped))
+        return Strategy(create, shardings, step, put, share, partial(count_flops, mapped), joined)
 
     # Without pinned outputs XLA may choose others for the new state, and compile again.
     def pinned(state: TrainState, batch: Any, key: jax.Array, frozen: Any = None) -> tuple[TrainState, Metrics]:
@@ -111,4 +116,4 @@ def make_strategy(name: str, train_step: Callable, devices: Sequence[Any] | None
     def flops(*arguments: Any) -> float:
         return count_flops(compiled, *arguments) / mesh.size
 
-    return Strategy(create, shardings, compiled, put_global, share, flops)
+    return Strategy(create, shardings, compiled, put_global, share, flops, lambda state: state)
