@@ -56,6 +56,8 @@ def encode_batch(
     memory: Memory,
     mesh: Mesh | None,
 ) -> Array:
+    """Images [b h w c] to normalised latents [b h w c]: the posterior's mean, or with a key a sample of it."""
+
     def encode(params: Any, x: Array) -> Any:
         return memory.apply(partial(apply, module, params, method="encode"), x)
 
@@ -71,6 +73,8 @@ def encode_batch(
 def decode_batch(
     module: FirstStage, params: Any, mean: Array, std: Array, z: Array, memory: Memory, mesh: Mesh | None
 ) -> Array:
+    """Normalised latents [b h w c] to images [b h w c], not clipped."""
+
     def decode(params: Any, raw: Array) -> Array:
         return memory.apply(partial(apply, module, params, method="decode"), raw)
 
@@ -92,6 +96,7 @@ def sample_batch(
     shape: tuple[int, ...],
     mesh: Mesh | None,
 ) -> Array:
+    """Latents [b *shape], one for each of keys [b]; null: what guidance leads away from, None for no guidance."""
     draw = partial(_draw, module, process, interval, shape)
     return shared(draw, mesh, (params, guidance), keys, noise, cond, null)
 
@@ -107,7 +112,7 @@ def _draw(
     cond: Conditioning,
     null: Conditioning | None,
 ) -> Array:
-    """Latents [b *shape] of a batch, the whole reverse process."""
+    """What one device does: the whole reverse process of its part of the batch."""
     plan, (params, guidance) = process.plan(), params_and_guidance
     published = isinstance(process.diffusion, Scheduler)
 
