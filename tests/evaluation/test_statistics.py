@@ -83,7 +83,8 @@ def test_statistics_from_eight_devices_equal_those_from_one(network, images):
         np.testing.assert_allclose(one.moments[layer].scatter, eight.moments[layer].scatter, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(one.arrays["pool"], eight.arrays["pool"], atol=1e-6)
     whole = network(images)
-    np.testing.assert_allclose(eight.arrays["pool"], whole["pool"], atol=1e-6)
+    # A matrix product of 75 rows rounds otherwise than one of 2 (by 2e-6 on JAX 0.12).
+    np.testing.assert_allclose(eight.arrays["pool"], whole["pool"], atol=1e-5)
     direct = moments(np.asarray(whole["pool"]))
     np.testing.assert_allclose(eight.moments["pool"].gaussian.covariance, direct.gaussian.covariance, atol=1e-6)
 
