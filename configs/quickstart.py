@@ -4,7 +4,7 @@
 
 A KL autoencoder with a 4x4 space-to-depth stem (0.5 M parameters, 8x8x4 latents), then a DiT of 4.2 M parameters
 trained by rectified flow. On two CPU cores (x86-64, JAX 0.10.2) both take about six and a half minutes, compilation
-included. Expect reconstructions of 24 dB, and at guidance 3 an accuracy of 89 % by a classifier that reaches 86 % on
+included. Expect reconstructions of 24 dB, and at guidance 3 an accuracy of 91 % by a classifier that reaches 86 % on
 real test images (`python benchmarks/quickstart.py runs/quickstart`).
 """
 

@@ -4,7 +4,7 @@
 
 Residual blocks at 8x8 and 4x4 latents, attention at 4x4, 4.0 M parameters. On two CPU cores (x86-64, JAX 0.10.2) both
 stages take about eight minutes, compilation included. Expect, at guidance 3, an accuracy of 94 % where the quickstart
-has 89 % (`python benchmarks/quickstart.py runs/unet`).
+has 91 % (`python benchmarks/quickstart.py runs/unet`).
 """
 
 import dataclasses
