@@ -205,14 +205,13 @@ def judge(workdir: Path, config: Config, second_stage: bool) -> dict[str, Any]:
     """What a finished run's first stage (and its samples) are worth."""
     model, x = ldm_jax.load(workdir), held_out(config)
     y = batched(lambda images: model.decode(model.encode(images)), x)
-    compare = partial(batched, size=50)
     numbers: dict[str, Any] = {}
     for name, metric in {"psnr": reconstruction.psnr, "ssim": reconstruction.ssim}.items():
-        numbers[name] = compare(jax.jit(partial(metric, data_range=2.0)), x, y).mean()
+        numbers[name] = batched(jax.jit(partial(metric, data_range=2.0)), x, y).mean()
     for network in ("vgg16", "alexnet"):
         module, params = load_lpips(network)
         params = jax.device_put(params)
-        numbers[f"lpips_{network}"] = compare(jax.jit(partial(apply, module, params)), x, y).mean()
+        numbers[f"lpips_{network}"] = batched(jax.jit(partial(apply, module, params)), x, y).mean()
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     last = [line for line in lines if line["stage"] == "autoencoder"][-1]
     for name in ("test_codes_used", "test_perplexity", "kl", "logits_real", "logits_fake", "discriminator"):

@@ -9,11 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import UInt8
 
 from ldm_jax.errors import InputError
 from ldm_jax.evaluation.statistics import Moments, merge, moments
+from ldm_jax.mesh import AXIS, device_mesh
 
 Extract = Callable[[Any], Mapping[str, Any]]
 """Images uint8 [b h w c] to named features [b d]."""
@@ -46,8 +47,7 @@ def sharded(extract: Extract, batch_size: int, devices: Sequence[Any] | None = N
     processes, each calls this with the same images and gets all features.
     """
     devices = list(jax.devices() if devices is None else devices)
-    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
-    split = NamedSharding(mesh, PartitionSpec("data"))
+    split = NamedSharding(device_mesh(devices), PartitionSpec(AXIS))
     full = -(-batch_size // len(devices)) * len(devices)
 
     def run(images: UInt8[np.ndarray, "b h w c"]) -> dict[str, np.ndarray]:

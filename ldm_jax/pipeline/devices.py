@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ldm_jax.mesh import device_mesh
 
 
 def everywhere() -> NamedSharding | None:
@@ -14,8 +16,7 @@ def everywhere() -> NamedSharding | None:
     devices = jax.local_devices()
     if len(devices) == 1:
         return None
-    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
-    return NamedSharding(mesh, PartitionSpec())
+    return NamedSharding(device_mesh(devices), PartitionSpec())
 
 
 def mesh_of(params: Any) -> Mesh | None:

@@ -21,6 +21,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,9 @@ from tqdm import tqdm
 
 from ldm_jax.data import Loader, Subset, evenly, order, prepare
 from ldm_jax.errors import InputError
+from ldm_jax.mesh import AXIS, device_mesh
 from ldm_jax.models import apply
 from ldm_jax.pretrained.writing import write_json
-from ldm_jax.training.parallel import AXIS, device_mesh
 from ldm_jax.training.processes import together
 
 log = logging.getLogger("ldm_jax")
@@ -84,7 +85,7 @@ class Latents:
         where = {"process_index": process_index, "process_count": process_count}
         examples, flipped = order(len(self), batch_size, seed, step, **where)
         views = (flipped & (self.parts[0].shape[1] == 2)).astype(np.int64)
-        mean, logvar = _mean_and_logvar(self._take(examples, views), len(self.mean))
+        mean, logvar = mean_and_logvar(self._take(examples, views), len(self.mean))
         first = process_index * len(examples)
         index = np.arange(first, first + len(examples), dtype=np.int32)
         return {"mean": mean, "logvar": logvar, "label": self.labels[examples], "index": index}
@@ -99,7 +100,14 @@ class Latents:
         return out
 
 
-def _mean_and_logvar(moments: np.ndarray, channels: int) -> tuple[np.ndarray, np.ndarray]:
+@partial(jax.jit, static_argnames="module")
+def encode_moments(module: nn.Module, params: Any, images: Array) -> Array:
+    """What the encoder gives for images [b h w c], means and log-variances (if any) along the last axis."""
+    return jnp.concatenate(jax.tree.leaves(apply(module, params, images, method="encode")), axis=-1)
+
+
+def mean_and_logvar(moments: np.ndarray, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Moments [... 2c] or [... c] taken apart; latents without a variance get NO_VARIANCE."""
     mean = moments[..., :channels]
     if moments.shape[-1] == channels:
         return mean, np.broadcast_to(np.float32(NO_VARIANCE), mean.shape)
@@ -116,7 +124,7 @@ def moments_statistics(
     total, square, inner = np.zeros((3, channels))
     count = 0
     for block in _chunks(parts, chunk):
-        mean, logvar = _mean_and_logvar(block.reshape(-1, block.shape[-1]).astype(np.float64), channels)
+        mean, logvar = mean_and_logvar(block.reshape(-1, block.shape[-1]).astype(np.float64), channels)
         count += len(mean)
         total += mean.sum(axis=0)
         square += np.square(mean).sum(axis=0)
@@ -286,10 +294,6 @@ def encode_share(
     split, replicated = NamedSharding(mesh, PartitionSpec(AXIS)), NamedSharding(mesh, PartitionSpec())
     params = jax.device_put(params, replicated)
 
-    @jax.jit
-    def moments(params: Any, x: Array) -> Array:
-        return jnp.concatenate(jax.tree.leaves(apply(module, params, x, method="encode")), axis=-1)
-
     n, process, names = len(loader.source), loader.process_index, _names(_shares(loader))
     if process >= len(names):
         return
@@ -307,7 +311,7 @@ def encode_share(
     with tqdm(total=stop - start, desc="latents", unit="image", disable=quiet, dynamic_ncols=True) as bar:
         for begin, images, valid in mine.in_order(batch_size):
             views = [images, np.ascontiguousarray(images[:, :, ::-1])] if loader.flip else [images]
-            encoded = [moments(params, jax.device_put(view, split)) for view in views]
+            encoded = [encode_moments(module, params, jax.device_put(view, split)) for view in views]
             block = np.stack([np.asarray(view) for view in encoded], axis=1)[:valid]
             finite = np.isfinite(block).reshape(valid, -1).all(axis=1)
             if not finite.all():

@@ -8,19 +8,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
+from ldm_jax.mesh import AXIS, device_mesh
 from ldm_jax.training.flops import count_flops
 from ldm_jax.training.step import Metrics, TrainState
-
-AXIS = "data"
-
-
-def device_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """The devices (all of all processes, where None) on one axis."""
-    devices = jax.devices() if devices is None else devices
-    # Auto: make_mesh defaults to Explicit axes, which Linen does not know.
-    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 class Strategy(NamedTuple):

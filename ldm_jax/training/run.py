@@ -18,6 +18,7 @@ from ldm_jax import images
 from ldm_jax.config import Config, TrainingConfig
 from ldm_jax.data import Loader, Subset, open_source, to_uint8
 from ldm_jax.errors import InputError
+from ldm_jax.mesh import AXIS
 from ldm_jax.models import (
     AUTOENCODERS,
     Discriminator,
@@ -32,10 +33,10 @@ from ldm_jax.pretrained.lpips import load_lpips
 from ldm_jax.pretrained.parts import load_part
 from ldm_jax.training.bottleneck import code_frequencies, perplexity
 from ldm_jax.training.first_stage import autoencoder_loss, init_first_stage, shown_psnr
-from ldm_jax.training.latents import NO_VARIANCE, Latents, encode_all
+from ldm_jax.training.latents import Latents, encode_all, encode_moments, mean_and_logvar
 from ldm_jax.training.loop import fit
 from ldm_jax.training.optimizer import make_first_stage_optimizer, make_optimizer
-from ldm_jax.training.parallel import AXIS, Strategy, make_strategy
+from ldm_jax.training.parallel import Strategy, make_strategy
 from ldm_jax.training.processes import main_process, together
 from ldm_jax.training.second_stage import denoiser_loss
 from ldm_jax.training.step import LossFn, Params, TrainState, train_step
@@ -260,10 +261,9 @@ class Run:
         def test() -> tuple[dict[str, jax.Array], jax.Array]:
             """Latents that training does not see, and keys: of the same times and noise whenever they are looked at."""
             images, labels = self._held_out()
-            encode = jax.jit(partial(apply, model.autoencoder, method="encode"))
-            first, *rest = jax.tree.leaves(encode(model.autoencoder_params, images))
-            logvar = rest[0] if rest else jnp.full_like(first, NO_VARIANCE)
-            batch = {"mean": first, "logvar": logvar, "label": jnp.asarray(labels)}
+            moments = encode_moments(model.autoencoder, model.autoencoder_params, jnp.asarray(images))
+            first, logvar = mean_and_logvar(np.asarray(moments), len(latents.mean))
+            batch = jax.tree.map(jnp.asarray, {"mean": first, "logvar": logvar, "label": labels})
             return batch, jax.random.split(self._key(TEST), len(images))
 
         @jax.jit

@@ -46,7 +46,8 @@ def test_float64_holds_what_float32_would_lose():
 @pytest.fixture(scope="module")
 def network():
     """A network as evaluation sees one: uint8 images to named features."""
-    w = jax.random.normal(jax.random.key(0), (6 * 6 * 3, 10))
+    # Small enough that a float32 matrix product of 75 rows and one of 2 agree to 1e-6 on every version of JAX.
+    w = 0.1 * jax.random.normal(jax.random.key(0), (6 * 6 * 3, 10))
 
     @jax.jit
     def extract(images):
@@ -83,8 +84,7 @@ def test_statistics_from_eight_devices_equal_those_from_one(network, images):
         np.testing.assert_allclose(one.moments[layer].scatter, eight.moments[layer].scatter, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(one.arrays["pool"], eight.arrays["pool"], atol=1e-6)
     whole = network(images)
-    # A matrix product of 75 rows rounds otherwise than one of 2 (by 2e-6 on JAX 0.12).
-    np.testing.assert_allclose(eight.arrays["pool"], whole["pool"], atol=1e-5)
+    np.testing.assert_allclose(eight.arrays["pool"], whole["pool"], atol=1e-6)
     direct = moments(np.asarray(whole["pool"]))
     np.testing.assert_allclose(eight.moments["pool"].gaussian.covariance, direct.gaussian.covariance, atol=1e-6)
 
