@@ -27,7 +27,7 @@ import numpy as np
 import ldm_jax
 from ldm_jax.config import Config, LossConfig, load_config
 from ldm_jax.data import Loader, open_source, to_uint8
-from ldm_jax.evaluation import reconstruction, statistics
+from ldm_jax.metrics import reconstruction, statistics
 from ldm_jax.models import AutoencoderConfig, DiscriminatorConfig, FSQConfig, VQConfig, apply
 from ldm_jax.pretrained.features import open_features
 from ldm_jax.pretrained.lpips import load_lpips

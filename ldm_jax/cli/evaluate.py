@@ -48,15 +48,15 @@ def evaluate(args: Sequence[str]) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace files of an earlier report")
     options = parser.parse_args(args)
 
-    from ldm_jax import evaluating, images
-    from ldm_jax.evaluating.metrics import check_names
+    from ldm_jax import evaluation, images
+    from ldm_jax.evaluation.numbers import check_names
     from ldm_jax.pretrained.writing import write_bytes
 
     metrics = None
     if options.metrics is not None:
         metrics = check_names([name.strip() for name in options.metrics.split(",") if name.strip()])
     weights = dict(_pair(text, "weights", "NAME=PATH") for text in options.weights)
-    asked = evaluating.Options(
+    asked = evaluation.Options(
         subject=options.subject,
         reference=options.reference,
         metrics=metrics,
@@ -76,7 +76,7 @@ def evaluate(args: Sequence[str]) -> int:
         picture=options.out is not None,
     )
     files = _files(options.out, options.save_reference, overwrite=options.overwrite)
-    result = evaluating.evaluate(asked)
+    result = evaluation.evaluate(asked)
     print(result.report.to_markdown())
     for note in result.report.notes:
         print(f"note: {note}")

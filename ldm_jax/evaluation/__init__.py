@@ -1,53 +1,5 @@
-"""Numbers that can be compared: arrays and callables in, metrics and reports out."""
+"""Runs an evaluation: a model or samples, a reference and feature networks in, a report out."""
 
-from ldm_jax.evaluation.extraction import Features, Wanted, collect, pixels, sharded
-from ldm_jax.evaluation.inception_score import inception_score, vendi_score
-from ldm_jax.evaluation.kernel import KernelDistance, cmmd, kernel_distance
-from ldm_jax.evaluation.manifold import density_coverage, nearest, precision_recall
-from ldm_jax.evaluation.memorization import Memorization, memorization
-from ldm_jax.evaluation.reconstruction import ms_ssim, psnr, ssim
-from ldm_jax.evaluation.report import Protocol, Report
-from ldm_jax.evaluation.rounding import Rounding, to_uint8
-from ldm_jax.evaluation.statistics import (
-    Gaussian,
-    Moments,
-    frechet_distance,
-    merge,
-    moments,
-    open_npz,
-    read_statistics,
-    write_statistics,
-)
+from ldm_jax.evaluation.run import Options, evaluate
 
-__all__ = [
-    "Features",
-    "Gaussian",
-    "KernelDistance",
-    "Memorization",
-    "Moments",
-    "Protocol",
-    "Report",
-    "Rounding",
-    "Wanted",
-    "cmmd",
-    "collect",
-    "density_coverage",
-    "frechet_distance",
-    "inception_score",
-    "kernel_distance",
-    "memorization",
-    "merge",
-    "moments",
-    "ms_ssim",
-    "nearest",
-    "open_npz",
-    "pixels",
-    "precision_recall",
-    "psnr",
-    "read_statistics",
-    "sharded",
-    "ssim",
-    "to_uint8",
-    "vendi_score",
-    "write_statistics",
-]
+__all__ = ["Options", "evaluate"]

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, UInt8
 
 from ldm_jax.config import DiffusionConfig, SamplingConfig
 from ldm_jax.errors import InputError
-from ldm_jax.evaluation.rounding import to_uint8
+from ldm_jax.metrics.rounding import to_uint8
 from ldm_jax.models import Conditioning, DiT, UNet
 from ldm_jax.pipeline.compiled import Denoiser, FirstStage, Memory, decode_batch, encode_batch, sample_batch
 from ldm_jax.pipeline.devices import dividing, mesh_of

@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ldm_jax.config import LossConfig
-from ldm_jax.evaluation.reconstruction import psnr
+from ldm_jax.metrics.reconstruction import psnr
 from ldm_jax.models import LPIPS, Discriminator, VQAutoencoder, apply
 from ldm_jax.training.adversarial import (
     DECAY,

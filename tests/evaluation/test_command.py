@@ -15,7 +15,7 @@ import ldm_jax
 from ldm_jax.cli import run
 from ldm_jax.cli.evaluate import parse_sweep
 from ldm_jax.errors import InputError
-from ldm_jax.evaluation import frechet_distance, moments, read_statistics
+from ldm_jax.metrics import frechet_distance, moments, read_statistics
 from ldm_jax.pretrained import features
 
 SOURCE = "bundled:fashion_mnist"
@@ -324,7 +324,7 @@ def test_an_autoencoder_alone(trained, tmp_path, capfd):
 
 
 def test_label_policies(trained):
-    from ldm_jax.evaluating.subjects import Drawing, ModelSubject
+    from ldm_jax.evaluation.subjects import Drawing, ModelSubject
 
     subject = ModelSubject(trained, ldm_jax.load(trained))
     drawing = Drawing(25, "euler", 2, 1.0, 7, "balanced", 16, "round")

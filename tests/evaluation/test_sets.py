@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ldm_jax.data import Loader, open_source, to_uint8
-from ldm_jax.evaluating.sets import Hashed, array_set, first_images, source_set, spread_images
+from ldm_jax.evaluation.sets import Hashed, array_set, first_images, source_set, spread_images
 
 
 @pytest.fixture

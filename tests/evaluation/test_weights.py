@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ldm_jax import evaluating, pretrained
+from ldm_jax import evaluation, pretrained
 from ldm_jax.cli import run
-from ldm_jax.evaluating.metrics import GENERATION
-from ldm_jax.evaluating.spaces import open_comparisons, weights_path
+from ldm_jax.evaluation.numbers import GENERATION
+from ldm_jax.evaluation.spaces import open_comparisons, weights_path
 from ldm_jax.models import LPIPS, LPIPSConfig
 from ldm_jax.models.efficientnet import EfficientNetFeatures
 from ldm_jax.models.inception import InceptionFeatures
@@ -74,10 +74,10 @@ def test_lpips_takes_grey_levels_of_one_channel_or_three(random_lpips):
 
 
 def test_lpips_of_a_model(random_lpips, trained, tmp_path):
-    options = evaluating.Options(
+    options = evaluation.Options(
         trained, SOURCE, ("lpips_alex", "psnr"), num=6, batch_size=4, reference_num=20, picture=False
     )
-    result = evaluating.evaluate(options)
+    result = evaluation.evaluate(options)
     assert set(result.report.metrics) == {"LPIPS (AlexNet)", "PSNR"}
     assert result.picture is None
     protocol = json.loads(result.report.to_json())["protocol"]

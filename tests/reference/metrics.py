@@ -17,7 +17,7 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from tests.evaluation.inputs import feature_sets, image_pairs, logits
+from tests.metrics.inputs import feature_sets, image_pairs, logits
 
 GAUSSIAN = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 

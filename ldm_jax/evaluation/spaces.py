@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_jax import evaluation
+from ldm_jax import metrics
 from ldm_jax.errors import InputError
-from ldm_jax.evaluating.metrics import LPIPS, SPACES
-from ldm_jax.evaluation.extraction import Extract
+from ldm_jax.evaluation.numbers import LPIPS, SPACES
+from ldm_jax.metrics.extraction import Extract
 from ldm_jax.models import apply
 
 NETWORKS = (*(space for space in SPACES if space != "pixels"), *(network for network, _ in LPIPS.values()))
@@ -49,12 +49,12 @@ def open_spaces(names: Collection[str], weights: Mapping[str, str], batch_size: 
     spaces = {}
     for name in sorted(names):
         if name == "pixels":
-            spaces[name] = Space(name, evaluation.pixels(), "none")
+            spaces[name] = Space(name, metrics.pixels(), "none")
             continue
         from ldm_jax.pretrained.features import open_features
 
         opened = open_features(name, weights_path(name, weights))
-        spaces[name] = Space(name, evaluation.sharded(opened.extract, batch_size), opened.weights_hash)
+        spaces[name] = Space(name, metrics.sharded(opened.extract, batch_size), opened.weights_hash)
     return spaces
 
 

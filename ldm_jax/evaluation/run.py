@@ -9,18 +9,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ldm_jax import evaluation
+from ldm_jax import metrics
 from ldm_jax.errors import InputError
-from ldm_jax.evaluating import metrics as table
-from ldm_jax.evaluating import reporting
-from ldm_jax.evaluating.metrics import GENERATION, Found, Metric
-from ldm_jax.evaluating.passes import make_plan, reference_features, sample_features
-from ldm_jax.evaluating.reconstruction import reconstruct
-from ldm_jax.evaluating.references import Reference, is_source, open_reference
-from ldm_jax.evaluating.sets import first_images, spread_images
-from ldm_jax.evaluating.spaces import open_comparisons, open_spaces
-from ldm_jax.evaluating.subjects import Drawing, LabelPolicy, ModelSubject, SamplesSubject, open_subject
-from ldm_jax.evaluation import Features, Report, Rounding, panel
+from ldm_jax.evaluation import numbers as table
+from ldm_jax.evaluation import reporting
+from ldm_jax.evaluation.numbers import GENERATION, Found, Metric
+from ldm_jax.evaluation.passes import make_plan, reference_features, sample_features
+from ldm_jax.evaluation.reconstruction import reconstruct
+from ldm_jax.evaluation.references import Reference, is_source, open_reference
+from ldm_jax.evaluation.sets import first_images, spread_images
+from ldm_jax.evaluation.spaces import open_comparisons, open_spaces
+from ldm_jax.evaluation.subjects import Drawing, LabelPolicy, ModelSubject, SamplesSubject, open_subject
+from ldm_jax.metrics import Features, Report, Rounding, panel
 from ldm_jax.pipeline import Process
 
 DEFAULT_NUM = 2000
@@ -72,7 +72,7 @@ class Setup(NamedTuple):
 
 
 def evaluate(options: Options) -> Result:
-    """Runs everything that `options` ask for; see docs/evaluation.md.
+    """Runs everything that `options` ask for; see docs/metrics.md.
 
     Raises:
       InputError: what was asked does not fit together; as far as possible before anything is computed.
@@ -205,7 +205,7 @@ def _defaults(kind: table.Kind, options: Options) -> tuple[str, ...]:
     if not options.reference.endswith(".npz") or not Path(options.reference).is_file():
         # `open_reference` says what is wrong.
         return table.default_names(kind, images=True, splits=False)
-    with evaluation.open_npz(options.reference) as file:
+    with metrics.open_npz(options.reference) as file:
         return table.default_names(kind, images="arr_0" in file, splits=False)
 
 

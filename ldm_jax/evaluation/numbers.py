@@ -8,10 +8,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ldm_jax import evaluation
+from ldm_jax import metrics
 from ldm_jax.errors import InputError
-from ldm_jax.evaluating.references import Reference
-from ldm_jax.evaluation import Features, Gaussian, Wanted
+from ldm_jax.evaluation.references import Reference
+from ldm_jax.metrics import Features, Gaussian, Wanted
 
 SPACES = {"inception": "Inception", "effnet": "EffNet", "dinov2": "DINOv2", "clip": "CLIP", "pixels": "pixels"}
 """Feature spaces and their names in reports."""
@@ -61,7 +61,7 @@ ARRAYS, MOMENTS = Wanted(arrays=POOL), Wanted(moments=POOL)
 def _frechet(space: str, name: str, layer: str = "pool") -> Metric:
     def compute(found: Found) -> dict[str, float]:
         samples = found.samples.moments[layer].gaussian
-        return {name: evaluation.frechet_distance(samples, found.reference_gaussian(layer))}
+        return {name: metrics.frechet_distance(samples, found.reference_gaussian(layer))}
 
     wanted = Wanted(moments=frozenset({layer}))
     return Metric(space, compute, samples=wanted, reference=wanted, frechet=name)
@@ -70,7 +70,7 @@ def _frechet(space: str, name: str, layer: str = "pool") -> Metric:
 def _kernel(space: str, name: str) -> Metric:
     def compute(found: Found) -> dict[str, float]:
         x, y = _pooled(found)
-        distance = evaluation.kernel_distance(x, y, subset_size=min(1000, min(len(x), len(y)) // 2))
+        distance = metrics.kernel_distance(x, y, subset_size=min(1000, min(len(x), len(y)) // 2))
         return {name: distance.mean, f"{name} std": distance.std, f"{name} error": distance.error}
 
     return Metric(space, compute, samples=ARRAYS, reference=ARRAYS, least=4)
@@ -79,7 +79,7 @@ def _kernel(space: str, name: str) -> Metric:
 def _prdc(space: str) -> Metric:
     def compute(found: Found) -> dict[str, float]:
         x, y = _pooled(found)
-        values = {**evaluation.precision_recall(y, x)._asdict(), **evaluation.density_coverage(y, x)._asdict()}
+        values = {**metrics.precision_recall(y, x)._asdict(), **metrics.density_coverage(y, x)._asdict()}
         return {f"{name} ({SPACES[space]})": value for name, value in values.items()}
 
     return Metric(space, compute, samples=ARRAYS, reference=ARRAYS, least=6)
@@ -89,7 +89,7 @@ def _memorization(space: str) -> Metric:
     def compute(found: Found) -> dict[str, float]:
         assert found.train is not None and found.test is not None
         samples, train, test = (features.arrays["pool"] for features in (found.samples, found.train, found.test))
-        values = evaluation.memorization(samples, train, test)
+        values = metrics.memorization(samples, train, test)
         words = {"copies": "copies", "copies_test": "copies, test", "distance": "nearest", "z": "copying z"}
         words["distance_test"] = "nearest, test"
         return {f"{words[name]} ({SPACES[space]})": value for name, value in values._asdict().items()}
@@ -99,17 +99,17 @@ def _memorization(space: str) -> Metric:
 
 def _vendi(space: str) -> Metric:
     def compute(found: Found) -> dict[str, float]:
-        return {f"Vendi ({SPACES[space]})": evaluation.vendi_score(found.samples.arrays["pool"])}
+        return {f"Vendi ({SPACES[space]})": metrics.vendi_score(found.samples.arrays["pool"])}
 
     return Metric(space, compute, samples=ARRAYS)
 
 
 def _cmmd(found: Found) -> dict[str, float]:
-    return {"CMMD": evaluation.cmmd(*_pooled(found))}
+    return {"CMMD": metrics.cmmd(*_pooled(found))}
 
 
 def _inception_score(found: Found) -> dict[str, float]:
-    score = evaluation.inception_score(found.samples.arrays[UNBIASED])
+    score = metrics.inception_score(found.samples.arrays[UNBIASED])
     return {"IS": score.mean, "IS std": score.std}
 
 

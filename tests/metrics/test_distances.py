@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from ldm_jax.errors import InputError
-from ldm_jax.evaluation import (
+from ldm_jax.metrics import (
     cmmd,
     density_coverage,
     frechet_distance,
@@ -21,7 +21,7 @@ from ldm_jax.evaluation import (
     vendi_score,
 )
 from tests.conftest import ROOT
-from tests.evaluation.inputs import feature_sets, logits
+from tests.metrics.inputs import feature_sets, logits
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from ldm_jax.evaluation.manifold import nearest
+from ldm_jax.metrics.manifold import nearest
 
 
 class Memorization(NamedTuple):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ldm_jax.errors import InputError
-from ldm_jax.evaluation import (
+from ldm_jax.metrics import (
     Wanted,
     collect,
     frechet_distance,

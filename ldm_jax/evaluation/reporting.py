@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from ldm_jax import evaluation
-from ldm_jax.evaluating.metrics import Metric
-from ldm_jax.evaluating.passes import Drawn
-from ldm_jax.evaluating.references import Reference
-from ldm_jax.evaluating.software import software
-from ldm_jax.evaluating.spaces import Comparison, Space
-from ldm_jax.evaluating.subjects import Drawing, ModelSubject, SamplesSubject, hash_weights
-from ldm_jax.evaluation import Features, Protocol, Rounding, panel
+from ldm_jax import metrics
+from ldm_jax.evaluation.numbers import Metric
+from ldm_jax.evaluation.passes import Drawn
+from ldm_jax.evaluation.references import Reference
+from ldm_jax.evaluation.software import software
+from ldm_jax.evaluation.spaces import Comparison, Space
+from ldm_jax.evaluation.subjects import Drawing, ModelSubject, SamplesSubject, hash_weights
+from ldm_jax.metrics import Features, Protocol, Rounding, panel
 
 NEIGHBOURS, LIMIT = 3, 100_000
 
@@ -39,7 +39,7 @@ def neighbours(
         return panel.neighbours(drawn.first, empty, np.zeros((n, 0)), columns=8)
     train = reference.sets[reference.train]
     k = min(NEIGHBOURS, train.count)
-    near = evaluation.nearest(drawn.features[space].arrays["pool"][:n], found[reference.train][space].arrays["pool"], k)
+    near = metrics.nearest(drawn.features[space].arrays["pool"][:n], found[reference.train][space].arrays["pool"], k)
     beside = np.stack([train.read(row.tolist()) for row in near.index])
     return panel.neighbours(drawn.first, beside, near.distance)
 
@@ -59,7 +59,7 @@ def save_reference(
         "source": reference.sets[reference.split].name,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    evaluation.write_statistics(path, {layer: m.gaussian for layer, m in moments.items()}, notes=notes)
+    metrics.write_statistics(path, {layer: m.gaussian for layer, m in moments.items()}, notes=notes)
 
 
 def protocol(

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ldm_jax import evaluation
-from ldm_jax.evaluating.metrics import ARRAYS, Metric
-from ldm_jax.evaluating.references import Reference
-from ldm_jax.evaluating.sets import Hashed
-from ldm_jax.evaluating.spaces import Space
-from ldm_jax.evaluating.subjects import Drawing, ModelSubject, SamplesSubject
-from ldm_jax.evaluation import Features, Wanted
+from ldm_jax import metrics
+from ldm_jax.evaluation.numbers import ARRAYS, Metric
+from ldm_jax.evaluation.references import Reference
+from ldm_jax.evaluation.sets import Hashed
+from ldm_jax.evaluation.spaces import Space
+from ldm_jax.evaluation.subjects import Drawing, ModelSubject, SamplesSubject
+from ldm_jax.metrics import Features, Wanted
 
 SHOWN = 16
 
@@ -106,4 +106,4 @@ def _collect(
     batch_size: int,
 ) -> dict[str, Features]:
     bar = tqdm(batches, title, -(-count // batch_size), unit="batch", leave=False, disable=not sys.stderr.isatty())
-    return evaluation.collect(bar, {name: spaces[name].extract for name in wanted}, wanted)
+    return metrics.collect(bar, {name: spaces[name].extract for name in wanted}, wanted)

@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_jax import evaluation
+from ldm_jax import metrics
 from ldm_jax.data import to_float
 from ldm_jax.errors import InputError
-from ldm_jax.evaluating.sets import ImageSet, check_finite, folder_set, npz_set
-from ldm_jax.evaluation import Rounding
+from ldm_jax.evaluation.sets import ImageSet, check_finite, folder_set, npz_set
+from ldm_jax.metrics import Rounding
 from ldm_jax.pipeline import LatentDiffusion, everywhere, load
 
 LabelPolicy = Literal["balanced", "random"]
@@ -92,7 +92,7 @@ class ModelSubject:
     def _decode(self, z: Any, batch_size: int, rounding: Rounding) -> np.ndarray:
         x = np.asarray(self.model.decode(jnp.asarray(_filled(z, batch_size))))[: len(z)]
         check_finite(x, "samples")
-        return np.asarray(evaluation.to_uint8(jnp.asarray(x), rounding))
+        return np.asarray(metrics.to_uint8(jnp.asarray(x), rounding))
 
     def rebuild(
         self,

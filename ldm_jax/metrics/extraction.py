@@ -13,8 +13,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import UInt8
 
 from ldm_jax.errors import InputError
-from ldm_jax.evaluation.statistics import Moments, merge, moments
 from ldm_jax.mesh import AXIS, device_mesh
+from ldm_jax.metrics.statistics import Moments, merge, moments
 
 Extract = Callable[[Any], Mapping[str, Any]]
 """Images uint8 [b h w c] to named features [b d]."""

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from ldm_jax.evaluation.report import number
+from ldm_jax.metrics.report import number
 
 INK, FAINT, COLOURS = (30, 30, 30), (215, 215, 215), ((31, 97, 173), (200, 80, 30), (40, 130, 70), (130, 60, 150))
 GAP, LINE = 12, 18

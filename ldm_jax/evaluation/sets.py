@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
-from ldm_jax import evaluation
+from ldm_jax import metrics
 from ldm_jax.data import Loader, Subset, evenly, open_source, prepare, to_uint8
 from ldm_jax.errors import InputError
 
@@ -78,7 +78,7 @@ def npz_set(path: Path, rounding: str) -> ImageSet:
     Raises:
       InputError: there is no such array, or its type, shape or values are others.
     """
-    with evaluation.open_npz(path) as file:
+    with metrics.open_npz(path) as file:
         if "arr_0" not in file:
             raise InputError(f"{path}: has no arr_0 (it has {', '.join(file.files)}); it holds no images")
         try:
@@ -183,7 +183,7 @@ def _grey_levels(images: Any, rounding: str, what: str) -> np.ndarray:
     check_finite(images, what)
     if np.abs(images).max() > 1 + 1e-3:
         raise InputError(f"{what} goes from {images.min():.4g} to {images.max():.4g}; floats must lie in [-1, 1]")
-    return np.asarray(evaluation.to_uint8(np.asarray(images, np.float32), rounding))  # type: ignore[arg-type]
+    return np.asarray(metrics.to_uint8(np.asarray(images, np.float32), rounding))  # type: ignore[arg-type]
 
 
 def check_finite(images: np.ndarray, what: str) -> None:

@@ -7,11 +7,11 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from ldm_jax import evaluation
+from ldm_jax import metrics
 from ldm_jax.data.opening import SCHEMES
 from ldm_jax.errors import InputError
-from ldm_jax.evaluating.sets import ImageSet, npz_set, source_set
-from ldm_jax.evaluation import Gaussian
+from ldm_jax.evaluation.sets import ImageSet, npz_set, source_set
+from ldm_jax.metrics import Gaussian
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,8 +83,8 @@ def open_reference(
         raise InputError(f"split: {split!r} can't be chosen; {path} is a file without splits")
     if needs:
         raise InputError(f"reference: {path} has no {' and '.join(sorted(needs))} split; name a data source")
-    statistics, notes = evaluation.read_statistics(path)
-    with evaluation.open_npz(path) as file:
+    statistics, notes = metrics.read_statistics(path)
+    with metrics.open_npz(path) as file:
         has_images = "arr_0" in file
     if not has_images and not statistics:
         raise InputError(f"reference: {path} has neither arr_0 nor mu and sigma")

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ldm_jax.evaluation import Protocol, Report, panel, to_uint8
+from ldm_jax.metrics import Protocol, Report, panel, to_uint8
 
 
 def report(**metrics):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ldm_jax.errors import InputError
-from ldm_jax.evaluation import ms_ssim, psnr, ssim
+from ldm_jax.metrics import ms_ssim, psnr, ssim
 from tests.conftest import ROOT
-from tests.evaluation.inputs import image_pairs
+from tests.metrics.inputs import image_pairs
 
 METRICS = {
     name: jax.jit(metric, static_argnames="data_range")

@@ -1,0 +1,53 @@
+"""Numbers that can be compared: arrays and callables in, metrics and reports out."""
+
+from ldm_jax.metrics.extraction import Features, Wanted, collect, pixels, sharded
+from ldm_jax.metrics.inception_score import inception_score, vendi_score
+from ldm_jax.metrics.kernel import KernelDistance, cmmd, kernel_distance
+from ldm_jax.metrics.manifold import density_coverage, nearest, precision_recall
+from ldm_jax.metrics.memorization import Memorization, memorization
+from ldm_jax.metrics.reconstruction import ms_ssim, psnr, ssim
+from ldm_jax.metrics.report import Protocol, Report
+from ldm_jax.metrics.rounding import Rounding, to_uint8
+from ldm_jax.metrics.statistics import (
+    Gaussian,
+    Moments,
+    frechet_distance,
+    merge,
+    moments,
+    open_npz,
+    read_statistics,
+    write_statistics,
+)
+
+__all__ = [
+    "Features",
+    "Gaussian",
+    "KernelDistance",
+    "Memorization",
+    "Moments",
+    "Protocol",
+    "Report",
+    "Rounding",
+    "Wanted",
+    "cmmd",
+    "collect",
+    "density_coverage",
+    "frechet_distance",
+    "inception_score",
+    "kernel_distance",
+    "memorization",
+    "merge",
+    "moments",
+    "ms_ssim",
+    "nearest",
+    "open_npz",
+    "pixels",
+    "precision_recall",
+    "psnr",
+    "read_statistics",
+    "sharded",
+    "ssim",
+    "to_uint8",
+    "vendi_score",
+    "write_statistics",
+]
