@@ -8,8 +8,13 @@ CPU add --smoke. A tenth of the images is held out for the reconstruction pictur
 """
 
 from ldm_jax import Config
-from ldm_jax.config import DataConfig, DiffusionConfig, LossConfig, SamplingConfig, TrainingConfig
+from ldm_jax.conditions import Label
+from ldm_jax.config import DataConfig
+from ldm_jax.diffusion.process import Process
+from ldm_jax.diffusion.samplers import SAMPLER_CHOICES
 from ldm_jax.models import AutoencoderConfig, DiTConfig
+from ldm_jax.pipeline import Sampling
+from ldm_jax.stages import AutoencoderLoss, AutoencoderTraining, DenoiserTraining
 
 
 def get_config() -> Config:
@@ -18,12 +23,14 @@ def get_config() -> Config:
         autoencoder=AutoencoderConfig(
             image_channels=3, latent_channels=4, channels=128, multipliers=(1, 2), blocks=2, stem=4, attention=True
         ),
-        autoencoder_loss=LossConfig(reconstruction="l1", kl_weight=1e-3),
-        autoencoder_training=TrainingConfig(steps=20_000, learning_rate=5e-4, warmup=500, ema=0.999),
-        denoiser=DiTConfig(
-            patch=1, width=384, depth=12, heads=6, num_classes=-1, norm="rms", mlp="swiglu", rope=True, qk_norm=True
+        conditions=(Label(dropout=0.1),),
+        denoiser=DiTConfig(patch=1, width=384, depth=12, heads=6, norm="rms", mlp="swiglu", rope=True, qk_norm=True),
+        process=Process(),
+        stages=(
+            AutoencoderTraining(
+                steps=20_000, learning_rate=5e-4, warmup=500, loss=AutoencoderLoss(reconstruction="l1", kl_weight=1e-3)
+            ),
+            DenoiserTraining(steps=100_000, learning_rate=3e-4, warmup=1000, ema=0.9995, sample_every=5000),
         ),
-        diffusion=DiffusionConfig(schedule="rectified_flow", prediction="flow", loss="flow", times="logit_normal"),
-        denoiser_training=TrainingConfig(steps=100_000, learning_rate=3e-4, warmup=1000, ema=0.9995, sample_every=5000),
-        sampling=SamplingConfig(sampler="heun", steps=25, guidance=2.0),
+        sampling=Sampling(SAMPLER_CHOICES["heun"](), steps=25, guidance=2.0),
     )

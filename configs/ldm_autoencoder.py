@@ -17,9 +17,12 @@ None of them was trained with this code; for a trial on a CPU add --smoke.
 """
 
 from ldm_jax import Config
-from ldm_jax.config import DataConfig, LossConfig, TrainingConfig
+from ldm_jax.config import DataConfig
 from ldm_jax.errors import InputError
 from ldm_jax.models import AutoencoderConfig, DiscriminatorConfig, DiTConfig, VQConfig
+from ldm_jax.stages import AutoencoderLoss, AutoencoderTraining, DenoiserTraining
+from ldm_jax.training.decays import NoDecay
+from ldm_jax.training.optimizers import AdamW
 
 # name: (multipliers of 128 channels, levels with attention, latent channels, codes)
 FAMILY = {
@@ -41,7 +44,7 @@ def get_config(name: str = "kl-f8") -> Config:
     shape = {"multipliers": multipliers, "attention_levels": attention, "latent_channels": latents}
     autoencoder = VQConfig(**shape, codebook_size=codes) if codes else AutoencoderConfig(**shape)
     # The original sums the KL models' terms over the image and averages the VQ ones'.
-    loss = LossConfig(
+    loss = AutoencoderLoss(
         reconstruction="l1",
         kl_weight=1e-6,
         reduction="mean" if codes else "sum",
@@ -54,18 +57,20 @@ def get_config(name: str = "kl-f8") -> Config:
     return Config(
         data=DataConfig(source="folder:images", image_size=256, batch_size=64, flip=True),
         autoencoder=autoencoder,
-        autoencoder_loss=loss,
-        discriminator=DiscriminatorConfig(channels=64, layers=2 if name == "vq-f16" else 3),
-        autoencoder_training=TrainingConfig(
-            steps=250_000,
-            learning_rate=2.9e-4,
-            warmup=0,
-            final_learning_rate=1.0,
-            beta1=0.5,
-            beta2=0.9,
-            clip=0.0,
-            sample_every=5000,
-            checkpoint_every=5000,
+        stages=(
+            AutoencoderTraining(
+                steps=250_000,
+                optimizer=AdamW(beta1=0.5, beta2=0.9),
+                learning_rate=2.9e-4,
+                warmup=0,
+                decay=NoDecay(),
+                clip=0.0,
+                sample_every=5000,
+                checkpoint_every=5000,
+                loss=loss,
+                discriminator=DiscriminatorConfig(channels=64, layers=2 if name == "vq-f16" else 3),
+            ),
+            DenoiserTraining(),
         ),
-        denoiser=DiTConfig(patch=1, width=768, depth=12, heads=12, num_classes=-1),
+        denoiser=DiTConfig(patch=1, width=768, depth=12, heads=12),
     )

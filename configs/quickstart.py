@@ -9,41 +9,48 @@ real test images (`python benchmarks/quickstart.py runs/quickstart`).
 """
 
 from ldm_jax import Config
-from ldm_jax.config import DataConfig, DiffusionConfig, LossConfig, SamplingConfig, TrainingConfig
+from ldm_jax.conditions import Label
+from ldm_jax.config import DataConfig
+from ldm_jax.diffusion.process import Process
+from ldm_jax.diffusion.samplers import Euler
+from ldm_jax.diffusion.schedules import RectifiedFlow
+from ldm_jax.diffusion.time_choices import LogitNormal
 from ldm_jax.models import AutoencoderConfig, DiTConfig
+from ldm_jax.pipeline import Sampling
+from ldm_jax.stages import AutoencoderLoss, AutoencoderTraining, DenoiserTraining
 
 
 def get_config() -> Config:
+    autoencoder = AutoencoderConfig(
+        image_channels=1,
+        latent_channels=4,
+        channels=64,
+        multipliers=(1,),
+        blocks=1,
+        stem=4,
+        groups=16,
+        attention=False,
+    )
+    denoiser = DiTConfig(patch=2, width=192, depth=6, heads=3, norm="rms", mlp="swiglu", rope=True, qk_norm=True)
     return Config(
         data=DataConfig(source="bundled:fashion_mnist", image_size=32, batch_size=64),
-        autoencoder=AutoencoderConfig(
-            image_channels=1,
-            latent_channels=4,
-            channels=64,
-            multipliers=(1,),
-            blocks=1,
-            stem=4,
-            groups=16,
-            attention=False,
+        autoencoder=autoencoder,
+        conditions=(Label(dropout=0.1),),
+        denoiser=denoiser,
+        process=Process(RectifiedFlow(), "flow", times=LogitNormal()),
+        stages=(
+            AutoencoderTraining(
+                steps=600,
+                learning_rate=2e-3,
+                warmup=50,
+                ema=0.99,
+                sample_every=300,
+                checkpoint_every=300,
+                loss=AutoencoderLoss(reconstruction="l2", kl_weight=5e-4),
+            ),
+            DenoiserTraining(
+                steps=1200, learning_rate=1e-3, warmup=50, ema=0.995, sample_every=600, checkpoint_every=300
+            ),
         ),
-        autoencoder_loss=LossConfig(reconstruction="l2", kl_weight=5e-4),
-        autoencoder_training=TrainingConfig(
-            steps=600, learning_rate=2e-3, warmup=50, ema=0.99, sample_every=300, checkpoint_every=300
-        ),
-        denoiser=DiTConfig(
-            patch=2,
-            width=192,
-            depth=6,
-            heads=3,
-            num_classes=-1,
-            norm="rms",
-            mlp="swiglu",
-            rope=True,
-            qk_norm=True,
-        ),
-        diffusion=DiffusionConfig(schedule="rectified_flow", prediction="flow", loss="flow", times="logit_normal"),
-        denoiser_training=TrainingConfig(
-            steps=1200, learning_rate=1e-3, warmup=50, ema=0.995, sample_every=600, checkpoint_every=300
-        ),
-        sampling=SamplingConfig(sampler="euler", steps=25, guidance=3.0),
+        sampling=Sampling(Euler(), steps=25, guidance=3.0),
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
-from ldm_jax.config import Config, TrainingConfig
+from ldm_jax.config import Config, Pretrained
 from ldm_jax.models.autoencoder import AutoencoderConfig
 from ldm_jax.models.dit import DiTConfig
+from ldm_jax.models.mmdit import MMDiTConfig
 from ldm_jax.models.tiny import TinyAutoencoderConfig
 from ldm_jax.models.unet import UNetConfig
 from ldm_jax.models.vq import FSQConfig, VQConfig
+from ldm_jax.stages import AutoencoderTraining, StageConfig
 
 
 def _shrink_autoencoder(
@@ -28,39 +30,49 @@ def _shrink_autoencoder(
     return small
 
 
-def _shrink_denoiser(config: DiTConfig | UNetConfig) -> DiTConfig | UNetConfig:
+def _shrink_denoiser(config: DiTConfig | UNetConfig | MMDiTConfig) -> DiTConfig | UNetConfig | MMDiTConfig:
     if isinstance(config, DiTConfig):
         return dataclasses.replace(config, width=32, depth=min(config.depth, 2), heads=2)
+    if isinstance(config, MMDiTConfig):
+        return dataclasses.replace(config, depth=min(config.depth, 2))
     levels = len(config.channels)
     return dataclasses.replace(config, channels=(16,) * levels, heads=(2,) * levels, groups=4, blocks=1)
 
 
 def shrink(config: Config) -> Config:
     """Small nets, few steps and images."""
-    denoiser, autoencoder = _shrink_denoiser(config.denoiser), _shrink_autoencoder(config.autoencoder)
-    # Four tokens a side are enough; no larger than what was asked for.
-    size = min(config.data.image_size, 4 * autoencoder.factor * getattr(denoiser, "patch", 1))
+    autoencoder, denoiser = config.autoencoder, config.denoiser
+    size = config.data.image_size
+    if not isinstance(autoencoder, Pretrained):
+        autoencoder = _shrink_autoencoder(autoencoder)
+        # Four tokens a side are enough; no larger than what was asked for.
+        size = min(size, 4 * autoencoder.factor * getattr(denoiser, "patch", 1))
+    if not isinstance(denoiser, Pretrained):
+        denoiser = _shrink_denoiser(denoiser)
     data = dataclasses.replace(
         config.data,
         image_size=size,
         batch_size=min(config.data.batch_size, 16),
         limit=min(config.data.limit or 256, 256),
     )
-    short = {"log_every": 1, "warmup": 2, "sample_every": 12, "checkpoint_every": 8}
-
-    def few(stage: TrainingConfig) -> TrainingConfig:
-        return dataclasses.replace(stage, steps=min(stage.steps, 24), accumulate=1, **short)
-
     return dataclasses.replace(
         config,
         data=data,
         autoencoder=autoencoder,
-        autoencoder_loss=dataclasses.replace(
-            config.autoencoder_loss, adversarial_start=min(config.autoencoder_loss.adversarial_start, 4)
-        ),
-        discriminator=dataclasses.replace(config.discriminator, channels=8, layers=1),
         denoiser=denoiser,
-        autoencoder_training=few(config.autoencoder_training),
-        denoiser_training=few(config.denoiser_training),
+        stages=tuple(_shrink_stage(stage) for stage in config.stages),
         sampling=dataclasses.replace(config.sampling, steps=min(config.sampling.steps, 8)),
+    )
+
+
+def _shrink_stage(stage: StageConfig) -> StageConfig:
+    few = dataclasses.replace(
+        stage, steps=min(stage.steps, 24), accumulate=1, log_every=1, warmup=2, sample_every=12, checkpoint_every=8
+    )
+    if not isinstance(few, AutoencoderTraining):
+        return few
+    return dataclasses.replace(
+        few,
+        loss=dataclasses.replace(few.loss, adversarial_start=min(few.loss.adversarial_start, 4)),
+        discriminator=dataclasses.replace(few.discriminator, channels=8, layers=1),
     )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
+import textwrap
+import typing
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, Literal, NoReturn
 
 from ldm_jax.config import Config
 from ldm_jax.errors import InputError
+from ldm_jax.migration import renewed_options
+from ldm_jax.serialization import Option, kinds_of, options_of, suggest, with_options
 
 
 class Parser(argparse.ArgumentParser):
@@ -19,35 +21,56 @@ class Parser(argparse.ArgumentParser):
         raise InputError(message)
 
 
-def parse_config(args: Sequence[str], default: Config, prog: str) -> Config:
-    """The experiment `default` with the dotted fields in args put over it, by tyro; InputError in one line."""
-    import tyro
-
-    screen = io.StringIO()
+def parse_config(args: Sequence[str], default: Config) -> Config:
+    """The experiment `default` with the dotted options in args put over it; InputError in one line."""
+    given: list[tuple[str, list[str]]] = []
+    for word in args:
+        # A negative number is a value; options start with two hyphens.
+        if word.startswith("--"):
+            name, equals, value = word.removeprefix("--").partition("=")
+            given.append((name, [value] if equals else []))
+        elif not given:
+            raise InputError(f"Unrecognized argument {word!r}; options begin with --")
+        else:
+            given[-1][1].append(word)
     try:
-        with contextlib.redirect_stderr(screen):
-            return tyro.cli(
-                type(default),
-                default=default,
-                args=list(args),
-                prog=prog,
-                description="Any field of the experiment:",
-                config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
-            )
-    except SystemExit as end:
-        if end.code in (0, None):
-            raise
-        raise InputError(one_line(screen.getvalue())) from None
+        return with_options(default, renewed_options(given))
+    except InputError as error:
+        raise suggest(error, default) from error
 
 
-def one_line(panel: str) -> str:
-    """The message of one of tyro's panels: what follows its title, up to a rule, and the option it suggests."""
-    lines = [line.strip(" │|") for line in panel.splitlines()]
-    # The first line is the title; a line of dashes is a rule, and so is a border.
-    ruled = [line if line.strip("-─╭╮╰╯ ") else None for line in lines if line][1:]
-    while ruled and ruled[0] is None:
-        ruled.pop(0)
-    end = ruled.index(None) if None in ruled else len(ruled)
-    message = " ".join(line for line in ruled[:end] if line)
-    suggested = [line.split()[0] for line in ruled[end:] if line and line.startswith("--")]
-    return f"{message} (perhaps {suggested[0]}?)" if "Unrecognized" in message and suggested else message
+def help_text(config: Config, section: str | None = None) -> str:
+    """The experiment's options by section, each with its value and what it is; of one section where that is named."""
+    groups: dict[str, list[Option]] = {}
+    for option in options_of(config):
+        parts = option.name.split(".")
+        depth = 2 if parts[0] in ("stages", "conditions") else 1
+        group = ".".join(parts[: min(depth, len(parts) - 1)]) or "experiment"
+        groups.setdefault(group, []).append(option)
+    if section is not None:
+        wanted = section.strip("-").replace("-", "_")
+        found = {name: options for name, options in groups.items() if wanted in (name, *name.split("."))}
+        if not found:
+            raise InputError(f"help: {section!r} must be one of {', '.join(groups)}")
+        return "\n".join(line for name, options in found.items() for line in _section(name, options, True))
+    lines = [line for name, options in groups.items() for line in _section(name, options, False)]
+    return "\n".join([*lines, "", "train.py CONFIG --help SECTION tells more of one section."])
+
+
+def _section(name: str, options: Sequence[Option], long: bool) -> list[str]:
+    lines = ["", f"{name}:"]
+    for option in options:
+        value = " ".join(map(str, option.value)) if isinstance(option.value, tuple) else option.value
+        lines.append(f"  {option.flag} {value if value not in ('', None) else 'none'}")
+        text = " ".join(filter(None, [option.doc, _accepted(option.hint) if long else ""]))
+        lines += textwrap.wrap(text, 100, initial_indent="      ", subsequent_indent="      ")
+    return lines
+
+
+def _accepted(hint: Any) -> str:
+    """What may be given, where that is a choice among few."""
+    kinds = [getattr(kind, "label", kind.__name__) for kind in kinds_of(hint)]
+    args = typing.get_args(hint)
+    nested = [word for arg in args if typing.get_origin(arg) is Literal for word in typing.get_args(arg)]
+    words = list(args) if typing.get_origin(hint) is Literal else nested or (kinds if len(kinds) > 1 else [])
+    return f"[{', '.join(map(str, words))}]" if words else ""

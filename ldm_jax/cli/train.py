@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm_jax.cli.parsing import Parser, parse_config
-from ldm_jax.config import Config, load_config
+from ldm_jax.cli.parsing import Parser, help_text, parse_config
+from ldm_jax.config import Config
+from ldm_jax.configfile import load_config
 from ldm_jax.errors import InputError
 from ldm_jax.smoke import shrink
 
@@ -40,18 +41,20 @@ def train(args: Sequence[str]) -> int:
     options, rest = parser.parse_known_args(args)
     if options.help:
         parser.print_help()
+        config = load_config(options.config) if options.config else Config()
+        section = rest[0] if rest and not rest[0].startswith("--") else None
+        print(help_text(config, section))
+        return 0
     if options.config is None:
-        if options.help:
-            parse_config(["--help"], Config(), "train.py CONFIG")
         raise InputError("config: name a file, such as configs/quickstart.py")
     config = load_config(options.config)
     if options.smoke:
         config = shrink(config)
-    config = parse_config(["--help"] if options.help else rest, config, f"train.py {options.config}")
+    config = parse_config(rest, config)
 
-    from ldm_jax.training.loop import Stopped
-    from ldm_jax.training.processes import join, main_process
-    from ldm_jax.training.run import Run
+    from ldm_jax.errors import Stopped
+    from ldm_jax.experiment import Run
+    from ldm_jax.processes import join, main_process
 
     if options.distributed is not None:
         join(options.distributed)

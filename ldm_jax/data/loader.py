@@ -10,7 +10,7 @@ from jaxtyping import Float32, Int32, UInt8
 
 from ldm_jax.data.cores import available_cores
 from ldm_jax.data.order import order
-from ldm_jax.data.source import Source, annotation
+from ldm_jax.data.source import Example, Source, annotation
 from ldm_jax.data.transforms import prepare, to_float
 from ldm_jax.errors import InputError
 
@@ -118,6 +118,22 @@ class Loader:
             self._ahead(self.__getitem__, range(start, sys.maxsize if stop is None else stop))
         ):
             yield start + offset, batch
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[*space c] of one prepared example."""
+        return (self.image_size, self.image_size, self.channels)
+
+    def prepared(self, index: int) -> np.ndarray:
+        """Example `index` as batches have it, unflipped and before its conversion to floats."""
+        return self._gather(np.array([index]))[0][0]
+
+    def annotations(self) -> Iterator[Example]:
+        """Every example of the source in order, without its image where the source knows how."""
+        nothing = np.empty((0, 0, 1), np.uint8)
+        for i in range(len(self.source)):
+            label, caption = annotation(self.source, i)
+            yield Example(nothing, label, caption)
 
     def captions(self, step: int) -> list[str]:
         """The captions of the examples of batch `step`, "" for none."""

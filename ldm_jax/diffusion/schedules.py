@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from functools import lru_cache
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -263,6 +263,10 @@ def _root(square: Times) -> Times:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
 
 
+Plain: TypeAlias = RectifiedFlow | Cosine | VP | EDM | DiscreteBetas
+"""The schedules that are not made of another."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Shifted:
     """Another schedule with its noise-to-signal ratio multiplied by s at every t: logsnr - 2 log s.
@@ -272,8 +276,10 @@ class Shifted:
     step.
     """
 
-    base: Schedule
-    s: float
+    base: Schedule = dataclasses.field(default=RectifiedFlow(), metadata={"hint": Plain})
+    """The schedule that is shifted."""
+    s: float = 3.0
+    """How much more noise there is for the signal; above 1 for larger images."""
 
     def inner(self, t: Times) -> Times:
         """The time of the base schedule that t stands for."""
@@ -325,7 +331,8 @@ def resolution_shift(
 class Rescaled:
     """A VP schedule that ends in pure noise: alpha' = (alpha - alpha(1)) / (1 - alpha(1)), sigma'^2 = 1 - alpha'^2."""
 
-    base: Schedule
+    base: Schedule = dataclasses.field(default=VP(), metadata={"hint": Plain})
+    """The schedule that is rescaled."""
 
     def alpha(self, t: Times) -> Times:
         last = self.base.alpha(jnp.ones_like(t))
@@ -382,6 +389,9 @@ class Knots:
     def timestep(self, t: Times) -> Times:
         return jnp.interp(t, self.times, self.timesteps)
 
+
+ScheduleChoice: TypeAlias = RectifiedFlow | Cosine | VP | EDM | DiscreteBetas | Shifted | Rescaled
+"""The schedules that an experiment may name."""
 
 SCHEDULES = {
     "rectified_flow": RectifiedFlow,

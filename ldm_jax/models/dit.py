@@ -84,6 +84,25 @@ class DiTConfig:
         if self.scan and self.block_embedders:
             raise InputError("denoiser.scan: it doesn't go with block_embedders")
 
+    def fitted(self, *, latent_channels: int, num_classes: int = 0, image_channels: int = 0) -> DiTConfig:
+        """This config with its open fields filled in; InputError where a field contradicts.
+
+        latent_channels: of z; num_classes: of the data; image_channels: of what conditions join to z.
+        """
+        return dataclasses.replace(
+            self,
+            in_channels=filled("in_channels", self.in_channels, latent_channels + image_channels),
+            out_channels=filled("out_channels", self.out_channels, latent_channels),
+            num_classes=filled("num_classes", max(self.num_classes, 0), num_classes),
+        )
+
+
+def filled(field: str, asked: int, known: int) -> int:
+    """What is known, where nothing else was asked for; InputError otherwise."""
+    if asked not in (0, known):
+        raise InputError(f"denoiser.{field}: {asked} must be 0 or {known}, as latents, conditions and data have it")
+    return known
+
 
 def sincos_positions(space: tuple[int, ...], dim: int, base: int = 0) -> np.ndarray:
     """Fixed positions [prod(space), dim]: an equal share of dim for each axis, half sine and half cosine.
@@ -174,10 +193,10 @@ class DiT(nn.Module):
 
     config: DiTConfig
 
-    def example_inputs(self) -> tuple[Array, Array, Conditioning]:
+    def example_inputs(self, rank: int = 2) -> tuple[Array, Array, Conditioning]:
         """The smallest (z, t, cond) that the network takes; parameters have the same shapes for any size."""
         label = jnp.zeros(1, jnp.int32) if self.config.num_classes else None
-        z = jnp.zeros((1, self.config.patch, self.config.patch, self.config.in_channels))
+        z = jnp.zeros((1, *(self.config.patch,) * rank, self.config.in_channels))
         return z, jnp.zeros(1), Conditioning(label=label)
 
     @nn.compact

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 from ldm_jax.errors import InputError
 from ldm_jax.models.blocks import TransformerBlock
 from ldm_jax.models.conditioning import Conditioning
+from ldm_jax.models.dit import filled
 from ldm_jax.models.layers import (
     Downsample,
     GroupNorm,
@@ -101,6 +102,18 @@ class UNetConfig:
         if self.context_dim == 0 and max(self.mid_attention, *self.attention) > 1:
             raise InputError("denoiser.attention: plain self-attention (context_dim 0) is 0 or 1 deep")
 
+    def fitted(self, *, latent_channels: int, num_classes: int = 0, image_channels: int = 0) -> UNetConfig:
+        """This config with its open fields filled in; see `DiTConfig.fitted`."""
+        rows = num_classes + 1 if num_classes else 0
+        return dataclasses.replace(
+            self,
+            in_channels=latent_channels + image_channels,
+            out_channels=latent_channels,
+            num_classes=filled("num_classes", max(self.num_classes, 0), num_classes),
+            class_rows=filled("class_rows", self.class_rows, rows),
+            time_scale=1000.0,
+        )
+
 
 class SpatialTransformer(nn.Module):
     """GroupNorm, projection, transformer blocks over all positions, projection, residual (LDM, appendix E.2.1)."""
@@ -137,7 +150,7 @@ class UNet(nn.Module):
 
     config: UNetConfig
 
-    def example_inputs(self) -> tuple[Array, Array, Conditioning]:
+    def example_inputs(self, rank: int = 2) -> tuple[Array, Array, Conditioning]:
         """A small (z, t, cond) that the network takes; parameters have the same shapes for any size."""
         c = self.config
         side = 2 ** (len(c.channels) - 1)
@@ -148,7 +161,7 @@ class UNet(nn.Module):
             pooled=jnp.zeros((1, c.added_dim - ids * c.time_ids_dim), jnp.float32) if c.added_dim else None,
             time_ids=jnp.zeros((1, ids), jnp.float32) if c.added_dim else None,
         )
-        return jnp.zeros((1, side, side, c.in_channels), jnp.float32), jnp.zeros(1, jnp.float32), cond
+        return jnp.zeros((1, *(side,) * rank, c.in_channels), jnp.float32), jnp.zeros(1, jnp.float32), cond
 
     def _embedding(self, t: Float[Array, "b"], cond: Conditioning) -> Float[Array, "b e"]:
         c, dtype = self.config, jnp.dtype(self.config.dtype)

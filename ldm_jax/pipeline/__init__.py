@@ -1,19 +1,25 @@
-"""The parts of a trained model together: loaded, sampled from, saved."""
+"""The parts of a trained model together: encoded, decoded, sampled from, loaded and saved.
 
+Here belongs what needs several parts at once but trains nothing: LatentDiffusion, folders in and out, how samples are
+drawn. One part's files are in pretrained/, what conditions ask for in conditions/, what a model is used for in tasks/.
+"""
+
+from ldm_jax.conditions import Encoder, TextConditioner
+from ldm_jax.metrics.rounding import to_uint8
 from ldm_jax.pipeline.devices import everywhere
-from ldm_jax.pipeline.folder import load
-from ldm_jax.pipeline.model import LatentDiffusion, to_uint8
-from ldm_jax.pipeline.process import Process, Scheduler, make_schedule
-from ldm_jax.pipeline.prompts import Encoder, TextConditioner
+from ldm_jax.pipeline.model import LatentDiffusion
+from ldm_jax.pipeline.reading import load
+from ldm_jax.pipeline.recipe import OwnSampler, Recipe, Sampling, Scheduler
 
 __all__ = [
     "Encoder",
     "LatentDiffusion",
-    "Process",
+    "OwnSampler",
+    "Recipe",
+    "Sampling",
     "Scheduler",
     "TextConditioner",
     "everywhere",
     "load",
-    "make_schedule",
     "to_uint8",
 ]

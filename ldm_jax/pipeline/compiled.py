@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from ldm_jax.diffusion import samplers
-from ldm_jax.diffusion.guidance import branches, classifier_free
+from ldm_jax.diffusion.guidance import branches
+from ldm_jax.diffusion.guidance_choices import GuidanceChoice
 from ldm_jax.models import (
     Autoencoder,
     Conditioning,
@@ -27,7 +28,7 @@ from ldm_jax.models import (
 )
 from ldm_jax.models.tiling import sliced, tiled
 from ldm_jax.pipeline.devices import shared
-from ldm_jax.pipeline.process import Process, Scheduler
+from ldm_jax.pipeline.recipe import Recipe
 
 FirstStage = Autoencoder | VQAutoencoder | FSQAutoencoder | TinyAutoencoder
 Denoiser = DiT | UNet | MMDiT
@@ -45,6 +46,11 @@ class Memory(NamedTuple):
         return sliced(each, x) if self.sliced else each(x)
 
 
+def expand_channels(per_channel: Array, like: Array) -> Array:
+    """[c] with leading axes added until it broadcasts against like [b *space c]."""
+    return per_channel.reshape((1,) * (like.ndim - 1) + (-1,))
+
+
 @partial(jax.jit, static_argnames=("module", "memory", "mesh"))
 def encode_batch(
     module: FirstStage,
@@ -56,7 +62,7 @@ def encode_batch(
     memory: Memory,
     mesh: Mesh | None,
 ) -> Array:
-    """Images [b h w c] to normalised latents [b h w c]: the posterior's mean, or with a key a sample of it."""
+    """Signals [b *space c] to normalised latents: the posterior's mean, or with a key a sample of it."""
 
     def encode(params: Any, x: Array) -> Any:
         return memory.apply(partial(apply, module, params, method="encode"), x)
@@ -66,22 +72,22 @@ def encode_batch(
         posterior, z = z, z.mean
         if key is not None:
             z = posterior.sample(samplers.normal(samplers.example_keys(key, len(x)), z))
-    return (z - mean[None, None, None]) / std[None, None, None]
+    return (z - expand_channels(mean, z)) / expand_channels(std, z)
 
 
 @partial(jax.jit, static_argnames=("module", "memory", "mesh"))
 def decode_batch(
     module: FirstStage, params: Any, mean: Array, std: Array, z: Array, memory: Memory, mesh: Mesh | None
 ) -> Array:
-    """Normalised latents [b h w c] to images [b h w c], not clipped."""
+    """Normalised latents [b *space c] to signals [b *space c], not clipped."""
 
     def decode(params: Any, raw: Array) -> Array:
         return memory.apply(partial(apply, module, params, method="decode"), raw)
 
-    return shared(decode, mesh, params, z * std[None, None, None] + mean[None, None, None])
+    return shared(decode, mesh, params, z * expand_channels(std, z) + expand_channels(mean, z))
 
 
-@partial(jax.jit, static_argnames=("module", "process", "interval", "shape", "mesh"))
+@partial(jax.jit, static_argnames=("module", "recipe", "rule", "shape", "mesh"))
 def sample_batch(
     params: Any,
     keys: Array,
@@ -91,41 +97,57 @@ def sample_batch(
     guidance: Array,
     *,
     module: Denoiser,
-    process: Process,
-    interval: tuple[float, float],
+    recipe: Recipe,
+    rule: GuidanceChoice,
     shape: tuple[int, ...],
     mesh: Mesh | None,
 ) -> Array:
-    """Latents [b *shape], one for each of keys [b]; null: what guidance leads away from, None for no guidance."""
-    draw = partial(_draw, module, process, interval, shape)
-    return shared(draw, mesh, (params, guidance), keys, noise, cond, null)
+    """Latents [b *shape], one for each of keys [b]; null: what guidance leads away from, None for no guidance.
+
+    guidance: scales [b].
+    """
+    draw = partial(_draw, module, recipe, rule, shape)
+    return shared(draw, mesh, params, keys, noise, cond, null, guidance)
 
 
-def _draw(
+def denoiser(
     module: Denoiser,
-    process: Process,
-    interval: tuple[float, float],
-    shape: tuple[int, ...],
-    params_and_guidance: tuple[Any, Array],
-    keys: Array,
-    noise: Array | None,
+    recipe: Recipe,
+    rule: GuidanceChoice,
+    params: Any,
     cond: Conditioning,
     null: Conditioning | None,
-) -> Array:
-    """What one device does: the whole reverse process of its part of the batch."""
-    plan, (params, guidance) = process.plan(), params_and_guidance
-    published = isinstance(process.diffusion, Scheduler)
+    guidance: Any,
+) -> Any:
+    """denoise(z, t) -> Estimate, guided where null is not None."""
+    plan = recipe.plan()
 
     def denoise(z: Array, t: Array, cond: Conditioning) -> Any:
         def network(z: Array, t: Array) -> Array:
             return apply(module, params, z, jnp.broadcast_to(t, z.shape[:1]).astype(jnp.float32), cond)
 
-        # A network that we trained takes t as it is, a published one in its scheduler's units.
-        return plan.denoise(network, None if published else lambda t: t)(z, t)
+        return recipe.denoise(plan, network)(z, t)
 
-    guided = partial(denoise, cond=cond)
-    if null is not None:
-        guided = classifier_free(branches(denoise, cond, null), guidance, interval)
+    if null is None:
+        return partial(denoise, cond=cond)
+    return rule.make(branches(denoise, cond, null), plan.schedule, guidance)
+
+
+def _draw(
+    module: Denoiser,
+    recipe: Recipe,
+    rule: GuidanceChoice,
+    shape: tuple[int, ...],
+    params: Any,
+    keys: Array,
+    noise: Array | None,
+    cond: Conditioning,
+    null: Conditioning | None,
+    guidance: Array,
+) -> Array:
+    """What one device does: the whole reverse process of its part of the batch."""
+    plan = recipe.plan()
+    guided = denoiser(module, recipe, rule, params, cond, null, guidance)
     start, steps_keys = (jax.vmap(jax.random.fold_in, (0, None))(keys, i) for i in range(2))
     if noise is None:
         noise = samplers.normal(start, jnp.zeros((len(keys), *shape)))

@@ -26,14 +26,22 @@ def mesh_of(params: Any) -> Mesh | None:
     return mesh if isinstance(mesh, Mesh) and mesh.size > 1 else None
 
 
+def split(params: Any) -> bool:
+    """Whether any of the parameters is sharded, so that no device holds all of them."""
+    return any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(params) if hasattr(leaf, "sharding"))
+
+
 def dividing(params: Any, batch: int) -> Mesh | None:
     """The devices of params, if they can share a batch of this size equally."""
     mesh = mesh_of(params)
-    return mesh if mesh is not None and batch % mesh.size == 0 else None
+    return mesh if mesh is not None and batch % mesh.size == 0 and not split(params) else None
 
 
 def shared(fn: Callable[..., Any], mesh: Mesh | None, params: Any, *batch: Any) -> Any:
-    """fn(params, *batch), every device with an equal part of the batch's leading axes; no mesh: fn as it is."""
+    """fn(params, *batch), every device with an equal part of the batch's leading axes; no mesh: fn as it is.
+
+    With sharded parameters there is no mesh to give: XLA gathers each layer's where it is needed.
+    """
     if mesh is None:
         return fn(params, *batch)
     part = PartitionSpec(mesh.axis_names)

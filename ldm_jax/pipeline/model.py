@@ -3,54 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float
 
-from ldm_jax.config import DiffusionConfig, SamplingConfig
+from ldm_jax.conditions import Condition, LabelCondition, Size, TextCondition, TextConditioner, in_range
+from ldm_jax.diffusion.process import Process
 from ldm_jax.errors import InputError
 from ldm_jax.metrics.rounding import to_uint8
-from ldm_jax.models import Conditioning, DiT, UNet
-from ldm_jax.pipeline.compiled import Denoiser, FirstStage, Memory, decode_batch, encode_batch, sample_batch
-from ldm_jax.pipeline.devices import dividing, mesh_of
-from ldm_jax.pipeline.process import Process, Scheduler
-from ldm_jax.pipeline.prompts import TextConditioner
+from ldm_jax.models import Conditioning
+from ldm_jax.pipeline import writing
+from ldm_jax.pipeline.asking import Told, number_of, tell
+from ldm_jax.pipeline.compiled import (
+    Denoiser,
+    FirstStage,
+    Memory,
+    decode_batch,
+    denoiser,
+    encode_batch,
+    sample_batch,
+)
+from ldm_jax.pipeline.devices import dividing, mesh_of, split
+from ldm_jax.pipeline.recipe import AnySampler, Recipe, Sampling, Scheduler, sampler_named
 
-Images = Float[Array | np.ndarray, "b h w c"]
+Signals = Float[Array | np.ndarray, "b ... c"]
 
 
 def rows(tree: Any, place: np.ndarray) -> Any:
     """Of every array [m ...] the rows `place`, counted round and round."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[place % len(leaf)], tree)
-
-
-class Request(NamedTuple):
-    """What is to be drawn; see `LatentDiffusion.sample`."""
-
-    labels: Sequence[int] | None
-    prompts: Sequence[str] | None
-    num: int | None
-    negative: str | Sequence[str] | None
-    cond: Conditioning | None
-    null: Conditioning | None
-    image: Any
-    latents: Any
-    height: int | None
-    width: int | None
-
-    def number(self) -> int:
-        """How many images: as asked, or as many as there are things to draw from."""
-        if self.num is not None:
-            return self.num
-        if self.latents is not None:
-            return len(self.latents)
-        given = (self.labels, self.prompts, self.image, *(self.cond or ()))
-        return max((len(part) for part in given if part is not None), default=1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,29 +49,54 @@ class LatentDiffusion:
     """Per-channel mean of the raw latents over the training set; a published model's shift factor."""
     latent_std: Float[np.ndarray, "c"]
     """Per-channel standard deviation, likewise; one over a published model's scaling factor."""
-    image_size: int
+    shape: tuple[int, ...]
+    """[*space c] of the signals that it was made for: [h w c] of images."""
     denoiser: Denoiser | None = None
     """None where only the first stage is trained."""
     denoiser_params: Any = None
-    diffusion: DiffusionConfig | Scheduler = DiffusionConfig()
-    """What the denoiser was trained for, or the scheduler of a published pipeline."""
-    sampling: SamplingConfig = SamplingConfig()
-    class_names: tuple[str, ...] = ()
-    text: TextConditioner | None = None
-    """What reads prompts; None where the model takes none."""
+    process: Process = Process()
+    """What the denoiser was trained for."""
+    sampling: Sampling = Sampling()
+    conditions: tuple[Condition, ...] = ()
+    """What the denoiser is told."""
+    condition_params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Of conditions that were trained with it, by their names."""
+    scheduler: Scheduler | None = None
+    """The scheduler of a published pipeline, which may stand for sampler and grid."""
     published: str | None = None
     """diffusers' name of the pipeline, such as StableDiffusionPipeline; None for our own models."""
+
+    def condition(self, kind: type) -> Any:
+        """The condition of this class, or None."""
+        return next((condition for condition in self.conditions if isinstance(condition, kind)), None)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes that the denoiser knows by name."""
+        label = self.condition(LabelCondition)
+        return () if label is None else label.class_names
 
     @property
     def num_classes(self) -> int:
         """Classes that the denoiser knows, 0 where it is unconditional or takes prompts."""
-        return self.denoiser.config.num_classes if isinstance(self.denoiser, DiT | UNet) else 0
+        return len(self.class_names)
 
     @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """[h w c] of one image's latents, at the model's own image size."""
-        side = self.image_size // self.autoencoder.config.factor
-        return side, side, len(self.latent_mean)
+    def text(self) -> TextConditioner | None:
+        """What reads prompts; None where the model takes none."""
+        found = self.condition(TextCondition)
+        return None if found is None else found.encoders
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the images that it was made for."""
+        return self.shape[0]
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """[*space c] of one signal's latents, at the model's own size."""
+        factor = self.autoencoder.config.factor
+        return (*(side // factor for side in self.shape[:-1]), len(self.latent_mean))
 
     @property
     def image_channels(self) -> int:
@@ -93,26 +104,33 @@ class LatentDiffusion:
         return self.denoiser.config.in_channels - len(self.latent_mean) if self.denoiser else 0
 
     def encode(
-        self, images: Images, key: Array | None = None, *, tile: int = 0, sliced: bool = False
-    ) -> Float[Array, "b lh lw lc"]:
-        """Images [b h w c] in [-1, 1] to normalised latents: the posterior's mean, or with a key a sample of it.
+        self, images: Signals, key: Array | None = None, *, tile: int = 0, sliced: bool = False
+    ) -> Float[Array, "b ... c"]:
+        """Signals [b *space c] to normalised latents: the posterior's mean, or with a key a sample of it.
 
-        tile: side in pixels of the tiles that large images are cut into, which are blended; 0 for none. sliced: one
-        image after the other. Both save memory; see `ldm_jax.models.tiling`.
+        images: floats in [-1, 1], or uint8, which is converted. tile: side in pixels of the tiles that large images are
+        cut into, which are blended; 0 for none. sliced: one image after the other. Both save memory; see
+        `ldm_jax.models.tiling`.
         """
         config = self.autoencoder.config
-        _, h, w, c = images.shape
-        if h % config.factor or w % config.factor or c != config.image_channels:
+        if np.ndim(images) != len(self.shape) + 1:
+            wanted = " ".join("hw"[: len(self.shape) - 1]) if len(self.shape) == 3 else "*space"
+            raise InputError(f"images: {np.shape(images)} must be [n {wanted} {config.image_channels}]")
+        _, *space, c = np.shape(images)
+        if any(side % config.factor for side in space) or c != config.image_channels:
             raise InputError(
-                f"images: {h}x{w}x{c} must have sides that are multiples of {config.factor} "
+                f"images: {'x'.join(map(str, (*space, c)))} must have sides that are multiples of {config.factor} "
                 f"and {config.image_channels} channels"
             )
-        x = jnp.asarray(images, jnp.float32)
+        x = images if isinstance(images, jax.core.Tracer) else in_range("images", images)
         memory, params = Memory(self._tile(tile) * config.factor, sliced), self.autoencoder_params
+        x = jnp.asarray(x, jnp.float32)
         return encode_batch(self.autoencoder, params, *self._statistics(), x, key, memory, dividing(params, len(x)))
 
-    def decode(self, z: Float[Array | np.ndarray, "b lh lw lc"], *, tile: int = 0, sliced: bool = False) -> Images:
-        """Normalised latents to images in [-1, 1]; tile (in pixels) and sliced as in `encode`."""
+    def decode(
+        self, z: Float[Array | np.ndarray, "b ... c"], *, tile: int = 0, sliced: bool = False
+    ) -> Float[Array, "b ... c"]:
+        """Normalised latents to signals in [-1, 1]; tile (in pixels) and sliced as in `encode`."""
         memory, params, z = Memory(self._tile(tile), sliced), self.autoencoder_params, jnp.asarray(z, jnp.float32)
         x = decode_batch(self.autoencoder, params, *self._statistics(), z, memory, dividing(params, len(z)))
         return jnp.clip(x, -1.0, 1.0)
@@ -131,180 +149,174 @@ class LatentDiffusion:
         self,
         key: Array,
         *,
-        labels: Sequence[int] | None = None,
-        prompts: Sequence[str] | None = None,
         num: int | None = None,
         steps: int | None = None,
-        guidance: float | int | None = None,
-        sampler: str | None = None,
+        guidance: float | Sequence[float] | None = None,
+        sampler: str | AnySampler | None = None,
         batch_size: int = 64,
-        negative: str | Sequence[str] | None = None,
+        first: int = 0,
         cond: Conditioning | None = None,
         null: Conditioning | None = None,
-        image: Float[Any, "m lh lw c"] | None = None,
-        latents: Float[Any, "n lh lw lc"] | None = None,
+        latents: Float[Any, "n ... c"] | None = None,
         height: int | None = None,
         width: int | None = None,
         compat: str | None = None,
         output: Literal["images", "latents"] = "images",
-    ) -> UInt8[np.ndarray, "n h w c"] | Float[np.ndarray, "n lh lw lc"]:
+        tile: int = 0,
+        told: Told | None = None,
+        **given: Any,
+    ) -> Any:
         """Images uint8 [n h w c]; image i depends on the key, i and its condition alone, not on n or batch_size.
 
-        labels: one class an image; with `num` larger than their number they are repeated in turn. Without labels a
-        class-conditional model goes through its classes in turn. prompts: texts, likewise. num: images to draw (as many
-        as labels, prompts, images or latents, or 1). steps, guidance, sampler: the model's own where None. One
-        compilation serves every seed, label and guidance. batch_size: images at a time; the devices that the parameters
-        are on share them equally (see `load`), so it is rounded up to a multiple of these.
+        given: what the model's conditions ask for: `labels` (indices or names of classes), `prompts` and `negative`
+        (texts), `image`, ... With `num` larger than their number they are repeated in turn; without labels a
+        class-conditional model goes through its classes. num: images to draw (as many as what is given, or 1). steps,
+        guidance, sampler: the model's own where None; guidance may be [n]. One compilation serves every seed, label
+        and scale other than 1, which needs one branch alone. key: one, or [n], one an image. first: the place of the
+        first image, to draw a part of a larger set again. batch_size: images at a time; the devices that the
+        parameters are on share them equally (see `load`), so it is rounded up to a multiple of these.
 
-        negative: texts that guidance leads away from; None: an empty one, or zeros where the model was trained so
-        (SDXL). cond, null: embeddings of one's own, as `model.text` gives them, for both branches of guidance. image:
-        in [-1, 1], concatenated to z, such as the small image of super-resolution. latents: the initial noise, standard
-        normal, in place of that drawn from the key. height, width: of the images. compat: "diffusers" retraces a
-        published scheduler with its quirks, see `ldm_jax.pretrained.schedulers`. output: "latents" are normalised and
-        not decoded.
+        cond, null: embeddings of one's own, as `model.text` gives them, for both branches of guidance. latents: the
+        initial noise, standard normal, in place of that drawn from the key. height, width: of the images. compat:
+        "diffusers" retraces a published scheduler with its quirks, see `ldm_jax.pretrained.schedulers`. tile: see
+        `decode`. told: what `tell` gave, in place of all that is asked for. output: "latents" are normalised and not decoded. Signals that are no pictures are floats in [-1, 1].
         """
         if output not in ("images", "latents"):
             raise InputError(f"output: {output!r} must be images or latents")
-        asked = Request(labels, prompts, num, negative, cond, null, image, latents, height, width)
-        guidance = float(self.sampling.guidance if guidance is None else guidance)
-        sampler = self.sampling.sampler if sampler is None else sampler
-        steps = self.sampling.steps if steps is None else steps
+        recipe, size = self._recipe(steps, sampler, compat, latents, height, width, given)
+        asked = tell(self, size, cond, null, guidance, given) if told is None else told
+        n = number_of(num, latents, asked)
         out = []
-        for z, kept in self._batches(key, asked, guidance, sampler, steps, batch_size, compat):
-            out.append(np.asarray(to_uint8(self.decode(z)) if output == "images" else z)[:kept])
+        for z, kept in self._batches(key, n, asked, recipe, size, batch_size, first, latents):
+            if isinstance(z, jax.core.Tracer):
+                return z if output == "latents" else self.decode(z, tile=tile)
+            if not np.isfinite(np.asarray(z[:kept])).all():
+                raise InputError("model: it draws NaN or infinity; its weights, or what it is told, are not finite")
+            out.append(np.asarray(self._shown(z, tile) if output == "images" else z)[:kept])
         return np.concatenate(out)
+
+    def _shown(self, z: Array, tile: int) -> Array:
+        x = self.decode(z, tile=tile)
+        return to_uint8(x) if len(self.shape) == 3 and self.shape[-1] in (1, 3) else x
+
+    def _recipe(
+        self, steps: Any, sampler: Any, compat: Any, latents: Any, height: Any, width: Any, given: Mapping[str, Any]
+    ) -> tuple[Recipe, Size]:
+        """How to draw, and what size of latents; InputError for what can't be."""
+        if self.denoiser is None:
+            raise InputError("model: it holds an autoencoder alone; train the denoiser to sample")
+        *space, channels = self._space(latents, height, width, given)
+        patch = getattr(self.denoiser.config, "patch", 1)
+        recipe = Recipe(
+            self.process,
+            sampler_named(
+                self.sampling.sampler if sampler is None else sampler,
+                self.sampling.sampler,
+                self.scheduler is not None,
+            ),
+            self.sampling.steps if steps is None else steps,
+            self.sampling.grid,
+            self.scheduler,
+            compat,
+            int(np.prod([side // patch for side in space])),
+        )
+        recipe.plan()
+        return recipe, Size(tuple(space), channels, self.autoencoder.config.factor)
+
+    def _space(self, latents: Any, height: Any, width: Any, given: Mapping[str, Any]) -> tuple[int, ...]:
+        """[*space c] of the latents to draw."""
+        factor, own = self.autoencoder.config.factor, self.latent_shape
+        if latents is not None:
+            if np.ndim(latents) != len(own) + 1 or np.shape(latents)[-1] != own[-1]:
+                raise InputError(
+                    f"latents: {np.shape(latents)} must be [n {'h w' if len(own) == 3 else '*'} {own[-1]}]"
+                )
+            return tuple(np.shape(latents)[1:])
+        if self.published and given.get("image") is not None and self.image_channels:
+            return (*np.shape(given["image"])[1:-1], own[-1])
+        sides = list(own[:-1])
+        step = factor * getattr(self.denoiser.config, "patch", 1) if self.denoiser else factor
+        for axis, (name, wanted) in enumerate((("height", height), ("width", width))):
+            if wanted is None:
+                continue
+            if len(own) != 3 or type(wanted) is not int or wanted < step or wanted % step:
+                raise InputError(f"{name}: {wanted} must be a multiple of {step}")
+            sides[axis] = wanted // factor
+        return (*sides, own[-1])
 
     def _batches(
         self,
         key: Array,
-        asked: Request,
-        guidance: float,
-        sampler: str,
-        steps: int,
+        n: int,
+        asked: Told,
+        recipe: Recipe,
+        size: Size,
         batch_size: int,
-        compat: str | None,
+        first: int,
+        latents: Any,
     ) -> Iterator[tuple[Array, int]]:
         """Latents of one batch after the other, and how many of them are wanted."""
-        if self.denoiser is None:
-            raise InputError("model: it holds an autoencoder alone; train the denoiser to sample")
-        h, w, _ = shape = self._shape(asked)
-        patch = getattr(self.denoiser.config, "patch", 1)
-        process = Process(self.diffusion, sampler, steps, compat, h // patch * (w // patch))
-        process.plan()
-        n = asked.number()
-        for name, value in (("num", n), ("batch_size", batch_size)):
-            if value < 1:
-                raise InputError(f"{name}: {value} must be at least 1")
-        if asked.latents is not None and len(asked.latents) != n:
-            raise InputError(f"latents: {len(asked.latents)} must be as many as images, {n}")
-        cond, null = self._conditions(asked, guidance, shape)
-        if jnp.issubdtype(key.dtype, jnp.uint32):
-            key = jax.random.wrap_key_data(key)
+        if type(batch_size) is not int or batch_size < 1:
+            raise InputError(f"batch_size: {batch_size} must be at least 1")
+        key = _typed_key(key)
+        if key.shape not in ((), (n,)):
+            raise InputError(f"key: {key.shape} must be one key, or one for each of {n} images")
         mesh, batch_size = mesh_of(self.denoiser_params), min(batch_size, n)
+        mesh = None if split(self.denoiser_params) else mesh
         if mesh is not None:
             batch_size = -(-batch_size // mesh.size) * mesh.size
         for begin in range(0, n, batch_size):
             # The last batch is filled up and cut, so that every batch has the one compiled shape.
             place = np.minimum(np.arange(begin, begin + batch_size), n - 1)
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, place)
-            noise, told, untold = (rows(tree, place) for tree in (asked.latents, cond, null))
+            keys = key[place] if key.shape else jax.vmap(jax.random.fold_in, (None, 0))(key, place + first)
+            noise = rows(latents, place)
+            cond, null, guidance = rows((asked.cond, asked.null, asked.guidance), place + first)
             z = sample_batch(
                 self.denoiser_params,
                 keys,
                 noise,
-                told,
-                untold,
-                jnp.asarray(guidance, jnp.float32),
+                cond,
+                null,
+                guidance,
                 module=self.denoiser,
-                process=process,
-                interval=self.sampling.interval,
-                shape=shape,
+                recipe=recipe,
+                rule=self.sampling.rule,
+                shape=(*size.space, size.channels),
                 mesh=mesh,
             )
             yield z, n - begin
 
-    def _shape(self, asked: Request) -> tuple[int, int, int]:
-        """[h w c] of the latents to draw."""
-        config, (side, _, channels) = self.autoencoder.config, self.latent_shape
-        if asked.latents is not None:
-            if asked.latents.ndim != 4 or asked.latents.shape[-1] != channels:
-                raise InputError(f"latents: {asked.latents.shape} must be [n h w {channels}]")
-            h, w = asked.latents.shape[1:3]
-        elif asked.image is not None:
-            h, w = asked.image.shape[1:3]
-        else:
-            h, w = side, side
-            for name, size in (("height", asked.height), ("width", asked.width)):
-                step = config.factor * getattr(self.denoiser.config, "patch", 1) if self.denoiser else config.factor
-                if size is not None and (size < step or size % step):
-                    raise InputError(f"{name}: {size} must be a multiple of {step}")
-            h = h if asked.height is None else asked.height // config.factor
-            w = w if asked.width is None else asked.width // config.factor
-        return h, w, channels
+    def denoise(
+        self,
+        cond: Conditioning | None = None,
+        null: Conditioning | None = None,
+        guidance: float = 1.0,
+    ) -> Any:
+        """denoise(z [b *space c], t) -> Estimate, as `ldm_jax.sample` takes it; guided where `null` is given.
 
-    def _conditions(
-        self, asked: Request, guidance: float, shape: tuple[int, int, int]
-    ) -> tuple[Conditioning, Conditioning | None]:
-        """What the denoiser is told, and what guidance leads away from (None for no guidance); arrays [m ...]."""
-        cond, null = asked.cond or Conditioning(), asked.null
-        chosen = self._labels(asked.labels)
-        if chosen is not None:
-            cond = cond._replace(label=chosen)
-            if null is None:
-                null = cond._replace(label=np.full_like(chosen, self.num_classes))
-        if asked.prompts is not None:
-            if self.text is None:
-                what = "; it takes labels" if self.num_classes else " and no classes"
-                raise InputError(f"prompt: this model has no text encoder{what}")
-            if isinstance(asked.prompts, str) or not asked.prompts:
-                raise InputError("prompt: give a list of one text or more")
-            encoded = self.text(asked.prompts)
-            cond = cond._replace(context=encoded.context, pooled=encoded.pooled)
-        if getattr(self.denoiser.config, "context_dim", 0) and cond.context is None:  # type: ignore[union-attr]
-            raise InputError("prompt: this model draws from texts; give one (or cond with its embedding)")
-        # A text model is large: without guidance it is evaluated once, not twice.
-        if cond.context is not None and guidance == 1.0:
-            null = None
-        elif cond.context is not None and null is None:
-            if self.text is None:
-                raise InputError("null: without a text encoder guidance needs the embedding of an empty text")
-            negative = asked.negative
-            null = self.text.null(cond, [negative] if isinstance(negative, str) else negative)
-        if asked.image is not None and asked.image.shape[-1] != self.image_channels:
-            raise InputError(f"image: {asked.image.shape} must have {self.image_channels} channels")
-        if asked.image is None and self.image_channels and cond.image is None:
-            raise InputError(f"image: this model draws from images; give [n h w {self.image_channels}] in [-1, 1]")
-        both = []
-        for part in (cond, null):
-            if part is not None and asked.image is not None:
-                part = part._replace(image=jnp.asarray(asked.image, jnp.float32))
-            if part is not None and getattr(self.denoiser.config, "added_dim", 0) and part.time_ids is None:  # type: ignore[union-attr]
-                h, w = (side * self.autoencoder.config.factor for side in shape[:2])
-                # SDXL: the original size, the crop's corner, the size wanted.
-                part = part._replace(time_ids=np.array([[h, w, 0, 0, h, w]], np.float32))
-            both.append(part)
-        return both[0], both[1]
+        cond, null: arrays [b ...] for as many examples as z will have; see `tell` for what makes them of labels or
+        prompts. t: a scalar or [b] in [0, 1].
+        """
+        recipe, _ = self._recipe(None, None, None, None, None, None, {})
+        recipe = dataclasses.replace(recipe, scheduler=None) if self.scheduler else recipe
+        null = None if guidance == 1.0 else null
+        cond = Conditioning() if cond is None else cond
+        return denoiser(self.denoiser, recipe, self.sampling.rule, self.denoiser_params, cond, null, guidance)
 
-    def _labels(self, labels: Sequence[int] | None) -> np.ndarray | None:
-        if not self.num_classes:
-            if labels is not None:
-                raise InputError(
-                    "label: this model takes prompts" if self.text else "label: this model is unconditional"
-                )
-            return None
-        chosen = np.arange(self.num_classes) if labels is None else np.asarray(labels, np.int64).reshape(-1)
-        for label in chosen:
-            if not 0 <= label < self.num_classes:
-                raise InputError(f"label: {label} must be between 0 and {self.num_classes - 1}")
-        if len(chosen) == 0:
-            raise InputError(f"label: name one or more between 0 and {self.num_classes - 1}")
-        return chosen.astype(np.int32)
+    def tell(self, guidance: float | None = None, **given: Any) -> Told:
+        """What the denoiser is told for labels, prompts, ...: `cond`, `null` (None without guidance), arrays [m ...]."""
+        _, size = self._recipe(None, None, None, None, None, None, given)
+        return tell(self, size, None, None, guidance, given)
 
     def save(self, path: str | Path) -> None:
         """Writes the model's folder: model_index.json and the parts, each with config.json and safetensors.
 
         A published pipeline's folder is as diffusers has it.
         """
-        from ldm_jax.pipeline.folder import save
+        writing.save(self, Path(path))
 
-        save(self, Path(path))
+
+def _typed_key(key: Any) -> Array:
+    if isinstance(key, int) or not hasattr(key, "dtype"):
+        raise InputError(f"key: {key!r} must be a key, such as jax.random.key(0)")
+    return jax.random.wrap_key_data(key) if jnp.issubdtype(key.dtype, jnp.uint32) else key

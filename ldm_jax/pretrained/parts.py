@@ -13,7 +13,6 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ldm_jax import models
-from ldm_jax.config import from_dict
 from ldm_jax.errors import InputError
 from ldm_jax.pretrained.filling import check, compare, fill, refuse, renamed
 from ldm_jax.pretrained.folders import find_weights, open_file
@@ -22,6 +21,7 @@ from ldm_jax.pretrained.names import Source, sources
 from ldm_jax.pretrained.tables import FORMATS, format_of
 from ldm_jax.pretrained.tensors import Info, Tensors, read_json
 from ldm_jax.pretrained.writing import write_json, write_safetensors
+from ldm_jax.serialization import from_tree
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -76,7 +76,7 @@ def open_part(folder: str | Path, variant: str | None = None) -> Opened:
     if name in CLASSES:
         module_class, config_class = CLASSES[name]
         fields = {field.name for field in dataclasses.fields(config_class)}
-        config = from_dict(config_class, {k: v for k, v in record.items() if k in fields}, f"{folder.name}.")
+        config = from_tree(config_class, {k: v for k, v in record.items() if k in fields}, f"{folder.name}.")
         module = module_class(config)  # type: ignore[call-arg]
         return Opened(module, tensors, sources(module, None), (), str(path))
     return open_published(FORMATS[name], record, tensors, str(path), folder.name)
@@ -92,7 +92,7 @@ def open_published(published: Format, record: dict[str, Any], tensors: Tensors, 
     if isinstance(extra, dict):
         names = {field.name for field in dataclasses.fields(config)}
         whole = {**dataclasses.asdict(config), **{k: v for k, v in extra.items() if k in names}}
-        config = from_dict(type(config), whole, f"{part}.")
+        config = from_tree(type(config), whole, f"{part}.")
     module = published.module(config)  # type: ignore[call-arg]
     wanted = sources(module, published.table(config), published.numbers(config))
     return Opened(module, tensors, wanted, published.derived, where)

@@ -1,76 +1,173 @@
-"""Checkpoints of the train state through Orbax: asynchronous, the newest kept, the damaged ones passed over."""
+"""Checkpoints of the train state through Orbax: asynchronous, the newest kept, the damaged ones passed over.
+
+Beside the arrays lies a record: the arrays' fingerprints, their names and shapes, and digests of what the stage builds
+on. So a checkpoint of another experiment is told apart from a damaged one, and nothing that is whole is moved aside.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax import lax
 
-from ldm_jax.training.processes import main_process, together
+from ldm_jax.errors import InputError
+from ldm_jax.processes import barrier, main_process
 from ldm_jax.training.step import TrainState
 
 log = logging.getLogger("ldm_jax")
 
-
-def digests(state: TrainState) -> dict[str, int | None]:
-    """CRC-32 of every array by path, None of one split over processes: Orbax does not notice changed bytes."""
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {
-        jax.tree_util.keystr(path): zlib.crc32(np.ascontiguousarray(leaf).tobytes())
-        if leaf.is_fully_addressable or leaf.is_fully_replicated
-        else None
-        for path, leaf in leaves
-    }
+WORDS: dict[int, Any] = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
+"""What an array's elements are read as, by their size in bytes."""
 
 
-def same(stored: dict[str, int | None], now: dict[str, int | None]) -> bool:
-    """Whether these are the digests of one state; an array that was or is split is known by its name alone."""
-    return stored.keys() == now.keys() and all(
-        now[name] == digest or None in (now[name], digest) for name, digest in stored.items()
-    )
+def _fingerprint(x: jax.Array) -> jax.Array:
+    """A sum of all elements' bits, each times an odd number of its place, modulo 2^32.
+
+    Odd numbers have an inverse, so no single changed element goes unnoticed. The sum is the same however the array is
+    split over devices, and is taken where the array lies: nothing is copied or gathered for it.
+    """
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x = jax.random.key_data(x)
+    bits = x if x.dtype == jnp.bool_ else lax.bitcast_convert_type(x, WORDS[x.dtype.itemsize])
+    bits, place = bits.astype(jnp.uint32), jnp.ones(bits.shape, jnp.uint32)
+    for axis in range(bits.ndim):
+        place = place * jnp.uint32(2654435761) + lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+    return (bits * (place * jnp.uint32(2) + jnp.uint32(1))).sum(dtype=jnp.uint32)
+
+
+@jax.jit
+def _fingerprints(leaves: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """(fingerprints [n], whether every number is finite)."""
+    floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in floats]).all()
+    return jnp.stack([_fingerprint(leaf) for leaf in leaves]), finite
+
+
+def _paths(tree: Any) -> dict[str, Any]:
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def fingerprints(state: Any) -> tuple[dict[str, int], bool]:
+    """A fingerprint of every array by path, and whether all of them are finite."""
+    leaves = _paths(state)
+    values, finite = _fingerprints(list(leaves.values()))
+    return dict(zip(leaves, np.asarray(values).tolist(), strict=True)), bool(finite)
+
+
+def structure(state: Any) -> dict[str, str]:
+    """Type and shape of every array by path."""
+    return {path: f"{leaf.dtype} {list(leaf.shape)}" for path, leaf in _paths(state).items()}
+
+
+def _sealed(content: Mapping[str, Any]) -> dict[str, str]:
+    text = json.dumps(content)
+    return {"content": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _opened(record: Mapping[str, str]) -> dict[str, Any]:
+    if hashlib.sha256(record["content"].encode()).hexdigest() != record["sha256"]:
+        raise ValueError("its record is not the one that was saved")
+    return json.loads(record["content"])
 
 
 class Checkpoints:
     """The checkpoints of one stage in one folder, named by step."""
 
-    def __init__(self, folder: Path, keep: int = 2):
-        self.folder = folder.absolute()
+    def __init__(self, folder: Path, inputs: Mapping[str, str] | None = None, keep: int = 2):
+        """inputs: digests of what the stage builds on, by name."""
+        self.folder, self.inputs = folder.absolute(), dict(inputs or {})
         # A process killed while it saved leaves a temporary folder behind; Orbax removes it here.
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
-    def save(self, step: int, state: TrainState) -> None:
-        """Begins to save; returns once the arrays are copied, before they are on disk."""
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), digests=ocp.args.JsonSave(digests(state)))
+    def save(self, step: int, state: TrainState) -> bool:
+        """Begins to save; returns once the arrays are copied, before they are on disk. False: not finite, not saved."""
+        found, finite = fingerprints(state)
+        if not finite:
+            return False
+        record = _sealed({"fingerprints": found, "structure": structure(state), "inputs": self.inputs})
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
         self._manager.save(step, args=args)
+        return True
 
     def restore(self, template: Any) -> tuple[int, TrainState] | None:
         """The newest whole checkpoint as (step, state), or None.
 
         template: a TrainState of jax.ShapeDtypeStruct with shardings. A checkpoint that can't be read is reported and
         moved aside (nothing is deleted), and the one before is tried.
+
+        Raises:
+          InputError: a whole checkpoint holds other arrays, or was built on other inputs; it stays where it is.
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                args = ocp.args.Composite(state=ocp.args.StandardRestore(template), digests=ocp.args.JsonRestore())
-                found = self._manager.restore(step, args=args)
-                if not same(found["digests"], digests(found["state"])):
-                    raise ValueError("its arrays are not the ones that were saved")
-                return step, found["state"]
+                found = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))
+                record = _opened(found["record"])
             except Exception as error:
-                aside = self.folder.parent / f"{self.folder.name}-damaged-{step}"
-                reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-                log.warning("checkpoint %s is damaged (%s): moved to %s", self.folder / str(step), reason, aside)
-                if main_process():
-                    _free_name(self.folder / str(step), aside)
-                together(f"checkpoint {step} moved")
-                self._manager.reload()
+                if (self.folder / str(step) / "digests").is_dir():
+                    where = self.folder / str(step)
+                    raise InputError(
+                        f"checkpoint: {where} was written by ldm_jax 0.1; finish that run with it, or take another "
+                        "--workdir"
+                    ) from error
+                self._aside(step, "damaged", error)
+                continue
+            self._check(step, record, template)
+            try:
+                args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
+                state = self._manager.restore(step, args=args)["state"]
+                if fingerprints(state)[0] != record["fingerprints"]:
+                    raise ValueError("its arrays are not the ones that were saved")
+                return step, state
+            except Exception as error:
+                self._aside(step, "damaged", error)
         return None
+
+    def _check(self, step: int, record: Mapping[str, Any], template: Any) -> None:
+        where, wanted = self.folder / str(step), structure(template)
+        for path in [*wanted, *record["structure"]]:
+            here, now = record["structure"].get(path, "nothing"), wanted.get(path, "nothing")
+            if here != now:
+                raise InputError(
+                    f"checkpoint: {where} holds {here} at {path}, this experiment has {now}; take another --workdir"
+                )
+        for name in [*self.inputs, *record["inputs"]]:
+            if record["inputs"].get(name) != self.inputs.get(name):
+                raise InputError(
+                    f"checkpoint: {where} was trained with another {name} than there is now; remove {self.folder} to "
+                    "train it anew, or take another --workdir"
+                )
+
+    def discard(self, step: int, reason: str) -> bool:
+        """Moves the checkpoint of `step` aside, if there is one; False where there is none."""
+        self._manager.wait_until_finished()
+        if step not in self._manager.all_steps():
+            return False
+        self._aside(step, "diverged", ValueError(reason))
+        return True
+
+    def _aside(self, step: int, why: str, error: Exception) -> None:
+        aside = self.folder.parent / f"{self.folder.name}-{why}-{step}"
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        log.warning("checkpoint %s is %s (%s): moved to %s", self.folder / str(step), why, reason, aside)
+        if main_process():
+            _free_name(self.folder / str(step), aside)
+        barrier(f"checkpoint {step} moved")
+        self._manager.reload()
+
+    @property
+    def newest(self) -> int | None:
+        """The step of the newest checkpoint."""
+        return max(self._manager.all_steps(), default=None)
 
     def close(self) -> None:
         """Waits until everything is on disk."""

@@ -1,29 +1,31 @@
-"""The loop that both stages share: dispatch, record, checkpoint, stop when told."""
+"""The loop that all stages share: dispatch, record, checkpoint, stop when told or when nothing is finite any more."""
 
 from __future__ import annotations
 
 import logging
+import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from ldm_jax.config import TrainingConfig
+from ldm_jax import images
+from ldm_jax.errors import Diverged, Stopped
+from ldm_jax.processes import any_process, main_process
 from ldm_jax.training.checkpoints import Checkpoints
-from ldm_jax.training.optimizer import learning_rate
-from ldm_jax.training.parallel import Strategy
-from ldm_jax.training.processes import someone
+from ldm_jax.training.parallel import Strategy, make_strategy
 from ldm_jax.training.record import Record
-from ldm_jax.training.step import TrainState
+from ldm_jax.training.stage import Evaluation, Params, Stage
+from ldm_jax.training.step import TrainState, started, train_step
 
 log = logging.getLogger("ldm_jax")
 
-
-class Stopped(Exception):
-    """A signal asked the run to end; everything is saved."""
+SHOWN = 64
+"""Pixels of a picture's side below which it is enlarged, so that a person can see it."""
 
 
 class StopSignal:
@@ -48,94 +50,177 @@ class StopSignal:
             signal.signal(number, handler)
 
 
-def fit(
-    stage: str,
-    workdir: Path,
-    config: TrainingConfig,
-    strategy: Strategy,
-    init: Callable[[jax.Array], TrainState],
-    key: jax.Array,
-    batches: Callable[[int, int], Iterator[tuple[int, Any]]],
-    batch_size: int,
-    look: Callable[[int, TrainState], dict[str, float]],
-    frozen: Any = None,
-) -> TrainState:
-    """Trains one stage from whatever its folder holds to config.steps, and returns the final state.
+def picture_path(workdir: Path, name: str, step: int) -> Path:
+    """Where a stage's pictures of a step are."""
+    return workdir / "samples" / f"{name}-{step:07d}.png"
 
-    batches(start, stop) yields (step, host batch). look(step, state) draws pictures and gives numbers to record; it is
-    called every sample_every steps and at the end. frozen: parameters that the loss reads and nobody trains. Raises
-    Stopped after saving when a signal came.
+
+def fit(
+    stage: Stage, workdir: Path, parallel: str, key: jax.Array, devices: Sequence[Any] | None = None
+) -> tuple[Params, Strategy]:
+    """Trains one stage from whatever its folder holds to its last step; returns the averaged parameters.
+
+    They lie as `Strategy.local` puts them. key: all of the stage's randomness. devices: all where None.
+
+    Raises:
+      Stopped: a signal came; the state is saved.
+      Diverged: too many steps in a row were not finite, or the last one was; the last good checkpoint is kept.
+      InputError: the folder holds checkpoints of something else.
     """
-    init_key, step_key = (jax.random.fold_in(key, i) for i in range(2))
-    checkpoints = Checkpoints(workdir / stage)
-    shapes = jax.eval_shape(init, init_key)
+    training, name = stage.training, stage.training.label
+    strategy = _strategy(stage, parallel, devices)
+    checkpoints = Checkpoints(workdir / name, stage.inputs)
+    try:
+        start, state = _begun(stage, strategy, checkpoints, jax.random.fold_in(key, 0))
+        if start < training.steps:
+            fitting = Fitting(stage, workdir, strategy, checkpoints, start)
+            state = fitting.run(state, jax.random.fold_in(key, 1))
+        elif not picture_path(workdir, name, start).exists():
+            # A signal or a crash came between the last checkpoint and its pictures.
+            _draw(workdir, name, start, stage.evaluate(start, strategy.local(state.ema)))
+    finally:
+        checkpoints.close()
+    return strategy.local(strategy.joined(state).ema), strategy
+
+
+def _strategy(stage: Stage, parallel: str, devices: Sequence[Any] | None) -> Strategy:
+    training = stage.training
+    step = partial(
+        train_step,
+        loss_fn=stage.loss,
+        optimizer=stage.optimizer,
+        ema=training.ema,
+        accumulate=training.accumulate,
+    )
+    return make_strategy(parallel, step, devices)
+
+
+def _begun(stage: Stage, strategy: Strategy, checkpoints: Checkpoints, key: jax.Array) -> tuple[int, TrainState]:
+    """The steps done and the state: the newest checkpoint's, or none and a new one."""
+    name, steps = stage.training.label, stage.training.steps
+
+    def init(key: jax.Array, given: Params) -> TrainState:
+        return started(stage.init(key, given), stage.optimizer)
+
+    shapes = jax.eval_shape(init, key, stage.given)
     template = jax.tree.map(
         lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, strategy.shardings(shapes)
     )
     found = checkpoints.restore(template)
     if found is None:
-        start, state = 0, strategy.create(init, init_key)
+        return 0, strategy.create(init, key, stage.given)
+    if found[0] >= steps:
+        log.info("%s: finished at step %d", name, found[0])
     else:
-        start, state = found
-        if start >= config.steps:
-            log.info("%s: finished at step %d", stage, start)
-            checkpoints.close()
-            return state
-        log.info("%s: resuming at step %d of %d from %s", stage, start, config.steps, checkpoints.folder)
+        log.info("%s: resuming at step %d of %d from %s", name, found[0], steps, checkpoints.folder)
+    return found
 
-    # Loops over several fake CPU devices deadlock when steps pile up (JAX 0.10.2), so each one is waited for there.
-    wait = jax.default_backend() == "cpu" and jax.device_count() > 1
-    alone = jax.process_count() == 1
-    rate, shared = learning_rate(config), None if frozen is None else strategy.share(frozen)
-    record = Record(workdir, stage, start, config.steps, batch_size)
-    pending: list[Any] = []
-    try:
-        with StopSignal() as stop:
-            for k, batch in batches(start, config.steps):
-                step = k + 1
-                batch = strategy.put(batch)
-                if step == start + 1:
-                    record.flops = strategy.flops(state, batch, step_key, shared)
-                state, metrics = strategy.step(state, batch, step_key, shared)
-                pending.append(metrics)
-                record.tick()
-                if wait:
-                    jax.block_until_ready(metrics)
-                elif len(pending) > 1:
-                    # One step stays in flight while the last one's numbers are waited for.
-                    jax.block_until_ready(pending[-2])
-                last = step == config.steps
-                looking = last or step % config.sample_every == 0
-                means, per_second = None, 0.0
-                if looking or step % config.log_every == 0:
-                    values = jax.device_get(pending)
-                    pending = []
-                    means = {name: float(np.mean([v[name] for v in values])) for name in values[0]}
-                    means["learning_rate"] = float(np.asarray(rate(k)))
-                    # Taken before pictures are drawn, which is not training.
-                    per_second = record.images_per_second(step)
-                    if not np.isfinite(means["loss"]):
-                        record.write(step, means, per_second)
-                        raise FloatingPointError(
-                            f"{stage}: the loss is {means['loss']} at step {step}; the last checkpoint is kept, "
-                            "a lower learning rate or clip may help"
-                        )
-                # Several processes hear a signal at different steps, and agree where they meet anyway.
-                stopping = (alone or means is not None) and someone(stop.received is not None)
-                saving = last or step % config.checkpoint_every == 0 or stopping
-                if saving or looking:
-                    state = strategy.joined(state)
-                if saving:
-                    checkpoints.save(step, state)
-                if stopping and not last:
-                    if means is not None:
-                        record.write(step, means, per_second)
-                    by = stop.received or "to another process"
-                    raise Stopped(f"{stage}: stopped at step {step} of {config.steps} by signal {by}, saved")
-                if means is not None:
-                    seen = look(step, state) if looking else {}
-                    record.write(step, {**means, **seen}, per_second)
-    finally:
-        record.close()
-        checkpoints.close()
-    return state
+
+def _draw(workdir: Path, name: str, step: int, seen: Evaluation) -> None:
+    if seen.pictures is not None and main_process():
+        scale = max(1, SHOWN // seen.pictures.shape[1])
+        images.write_png(picture_path(workdir, name, step), images.grid(seen.pictures, seen.columns), scale)
+
+
+class Fitting:
+    """A stage while it is trained: what is pending, what was saved last, whether it is still finite."""
+
+    def __init__(self, stage: Stage, workdir: Path, strategy: Strategy, checkpoints: Checkpoints, start: int):
+        self.stage, self.training, self.name = stage, stage.training, stage.training.label
+        self.workdir, self.strategy, self.checkpoints, self.start = workdir, strategy, checkpoints, start
+        self.record = Record(workdir, self.name, start, self.training.steps, stage.batch_size)
+        self._rate = self.training.rate
+        self._pending: list[Any] = []
+        self._values: list[Any] = []
+        # Loops over several fake CPU devices deadlock when steps pile up (JAX 0.10.2), so each one is waited for there.
+        self._wait = jax.default_backend() == "cpu" and jax.device_count() > 1
+
+    def run(self, state: TrainState, key: jax.Array) -> TrainState:
+        """All steps that are left; see `fit`."""
+        frozen = None if self.stage.frozen is None else self.strategy.replicate(self.stage.frozen)
+        batches = self.stage.batches(self.start, self.training.steps)
+        try:
+            with StopSignal() as stop:
+                for k, host_batch in batches:
+                    step, batch = k + 1, self.strategy.put(host_batch)
+                    if step == self.start + 1:
+                        self.record.flops = self.strategy.flops(state, batch, key, frozen)
+                    state, metrics = self.strategy.step(state, batch, key, frozen)
+                    self._dispatched(metrics)
+                    state = self._after(step, state, stop)
+        finally:
+            self.record.close()
+        return state
+
+    def _dispatched(self, metrics: Any) -> None:
+        self._pending.append(metrics)
+        self.record.tick()
+        if self._wait:
+            jax.block_until_ready(metrics)
+        elif len(self._pending) > 1:
+            # One step stays in flight while the last one's numbers are waited for.
+            jax.block_until_ready(self._pending[-2])
+
+    def _after(self, step: int, state: TrainState, stop: StopSignal) -> TrainState:
+        """Records, saves and shows what is due after a step; returns the state as it goes on."""
+        training, last = self.training, step == self.training.steps
+        looking = last or step % training.sample_every == 0
+        logging_now = looking or step % training.log_every == 0
+        # Several processes hear a signal at different steps, and agree where they meet anyway.
+        alone = jax.process_count() == 1
+        stopping = (alone or logging_now) and any_process(stop.received is not None)
+        saving = last or step % training.checkpoint_every == 0 or stopping
+        if not (saving or logging_now):
+            return state
+        skipped = self._collect()
+        means, rate = (self._means(step), self.record.images_per_second(step)) if logging_now else (None, 0.0)
+        if skipped >= training.patience or (skipped and (last or stopping)):
+            self._diverged(step, skipped, means, rate)
+        if saving or looking:
+            state = self.strategy.joined(state)
+        if saving and not skipped and not self.checkpoints.save(step, state):
+            self._diverged(step, 1, means, rate)
+        if stopping and not last:
+            if means is not None:
+                self.record.write(step, means, rate)
+            by = stop.received or "to another process"
+            raise Stopped(f"{self.name}: stopped at step {step} of {training.steps} by signal {by}, saved")
+        if means is not None:
+            seen = self._look(step, state, means, rate) if looking else {}
+            self.record.write(step, {**means, **seen}, rate)
+        return state
+
+    def _collect(self) -> int:
+        """Fetches what is pending; the number of steps in a row, up to the last, that were skipped."""
+        self._values += jax.device_get(self._pending)
+        self._pending = []
+        return int(self._values[-1]["skipped"])
+
+    def _means(self, step: int) -> dict[str, float]:
+        """The means over the steps since the last line, skipped ones left out."""
+        values, self._values = self._values, []
+        good = [v for v in values if v["skipped"] == 0] or values
+        means = {name: float(np.mean([v[name] for v in good])) for name in values[0] if name != "skipped"}
+        means["learning_rate"] = float(np.asarray(self._rate(step - 1)))
+        count = sum(v["skipped"] > 0 for v in values)
+        return {**means, "skipped_steps": count} if count else means
+
+    def _look(self, step: int, state: TrainState, means: dict[str, float], rate: float) -> dict[str, float]:
+        seen = self.stage.evaluate(step, self.strategy.local(state.ema))
+        if not all(math.isfinite(value) for value in seen.numbers.values()):
+            self._diverged(step, 0, {**means, **seen.numbers}, rate)
+        _draw(self.workdir, self.name, step, seen)
+        return dict(seen.numbers)
+
+    def _diverged(self, step: int, skipped: int, means: dict[str, float] | None, rate: float) -> None:
+        """Takes back a checkpoint that the first bad step began from, and ends the run."""
+        if means is not None:
+            self.record.write(step, means, rate)
+        good = step - skipped
+        self.checkpoints.discard(good, "the step after it is not finite")
+        newest = self.checkpoints.newest
+        kept = f"the checkpoint of step {newest} is kept" if newest else "there is no checkpoint yet"
+        raise Diverged(
+            f"{self.name}: the loss or its gradient is not finite from step {good + 1} on; {kept}; "
+            "a lower learning_rate or clip may help"
+        )

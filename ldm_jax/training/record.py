@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -12,8 +13,8 @@ import jax
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from ldm_jax.processes import main_process
 from ldm_jax.training.flops import peak_flops
-from ldm_jax.training.processes import main_process
 
 
 def keep_until(path: Path, stage: str, step: int) -> None:
@@ -21,7 +22,7 @@ def keep_until(path: Path, stage: str, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text().split("\n"):
         try:
             record = json.loads(line)
         except json.JSONDecodeError:
@@ -81,7 +82,9 @@ class Record:
             peak = peak_flops(jax.devices()[0].device_kind)
             values |= {"flops_utilization": per_second / peak} if peak else {}
         assert self._file is not None and self._board is not None
-        self._file.write(json.dumps({"stage": self.stage, "step": step, **values}) + "\n")
+        # JSON has no NaN.
+        shown = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps({"stage": self.stage, "step": step, **shown}) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(f"{self.stage}/{name}", value, step)

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-Params: TypeAlias = Any
-Metrics: TypeAlias = dict[str, Array]
-LossFn: TypeAlias = Callable[..., tuple[Float[Array, "b"], Metrics]]
-"""(params, batch, keys [b]) -> (loss [b], metrics of [b]): one key and one loss an example, no mean anywhere.
-
-A loss that reads networks which nobody trains (a perceptual one, a teacher) takes their parameters as `frozen=`."""
+from ldm_jax.training.stage import Context, Loss, Metrics, Params
 
 
 class TrainState(NamedTuple):
@@ -25,6 +19,14 @@ class TrainState(NamedTuple):
     params: Params
     ema: Params
     opt_state: optax.OptState
+    skipped: Array
+    """Steps in a row, up to the last one, that were skipped because something was not finite."""
+
+
+def started(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, params, jax.tree.map(jnp.copy, params), optimizer.init(params), zero)
 
 
 def ema_decay(decay: float, step: Array) -> Array:
@@ -38,7 +40,7 @@ def train_step(
     key: Array,
     frozen: Any = None,
     *,
-    loss_fn: LossFn,
+    loss_fn: Loss,
     optimizer: optax.GradientTransformation,
     ema: float,
     accumulate: int = 1,
@@ -48,13 +50,14 @@ def train_step(
 
     batch["index"] [b] is each example's place in the global batch. An example's randomness is key folded with the step
     and that index, so it does not depend on the number of devices, processes or micro-batches. With `axis_name`,
-    gradients and metrics are averaged over that mapped axis. `frozen` is handed to a loss_fn that takes it.
+    gradients and metrics are averaged over that mapped axis. A step whose loss or gradient is not finite changes
+    nothing but the counts, without asking the host.
     """
-    extra = {} if frozen is None else {"frozen": frozen}
+    context = Context(state.step, state.ema, frozen)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, state.step), batch["index"])
 
     def mean_loss(params: Params, batch: Any, keys: Array) -> tuple[Array, Metrics]:
-        losses, metrics = loss_fn(params, batch, keys, **extra)
+        losses, metrics = loss_fn(params, batch, keys, context)
         return losses.mean(), jax.tree.map(jnp.mean, {"loss": losses, **metrics})
 
     gradient = jax.grad(mean_loss, has_aux=True)
@@ -70,11 +73,16 @@ def train_step(
         grads, metrics = jax.tree.map(lambda x: x / accumulate, total)
     if axis_name is not None:
         grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
+    metrics["grad_norm"] = optax.tree.norm(grads)
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     decay = ema_decay(ema, state.step)
     # In this form what isn't trained stays what it is, bit by bit.
     average = jax.tree.map(lambda old, new: old + (1.0 - decay) * (new - old), state.ema, params)
-    metrics["grad_norm"] = optax.tree.norm(grads)
-    return TrainState(state.step + 1, params, average, opt_state), metrics
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    new, old = (params, average, opt_state), (state.params, state.ema, state.opt_state)
+    kept = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+    skipped = jnp.where(finite, 0, state.skipped + 1)
+    metrics["skipped"] = skipped.astype(jnp.float32)
+    return TrainState(state.step + 1, *kept, skipped), metrics

@@ -14,7 +14,7 @@ import pytest
 
 from ldm_jax import cli
 from ldm_jax.errors import InputError
-from ldm_jax.training.processes import join
+from ldm_jax.processes import join
 
 ROOT = Path(__file__).parents[2]
 FEW = ["--smoke", "--data.limit", "64", "--autoencoder-training.steps", "6", "--denoiser-training.steps", "6"]

@@ -3,8 +3,6 @@
 A sampler never sees a network: it sees `denoise(z, t) -> Estimate` and the schedule's coefficients.
 """
 
-from collections.abc import Callable
-
 from ldm_jax.diffusion.samplers.adaptive import Adaptive, sample_adaptive
 from ldm_jax.diffusion.samplers.ancestral import ddim, ddpm, euler_ancestral, euler_maruyama, lcm, tcd
 from ldm_jax.diffusion.samplers.base import (
@@ -16,6 +14,7 @@ from ldm_jax.diffusion.samplers.base import (
     normal,
     sample,
 )
+from ldm_jax.diffusion.samplers.choices import SAMPLER_CHOICES, Euler, SamplerChoice
 from ldm_jax.diffusion.samplers.multistep import (
     deis,
     dpm_solver,
@@ -40,42 +39,17 @@ from ldm_jax.diffusion.samplers.single_step import (
     pndm_grid,
     two_stage,
 )
+from ldm_jax.diffusion.samplers.table import SAMPLERS
 from ldm_jax.diffusion.samplers.wrappers import clipped, retargeted
-
-SAMPLERS: dict[str, Callable[[], Sampler]] = {
-    "ddpm": ddpm,
-    "ddim": ddim,
-    "euler": euler,
-    "euler_ancestral": euler_ancestral,
-    "heun": heun,
-    "midpoint": midpoint,
-    "rk4": rk4,
-    "edm": edm,
-    "euler_maruyama": euler_maruyama,
-    "dpm_2": dpm_2,
-    "dpm_2_ancestral": dpm_2_ancestral,
-    "dpmpp_2s": dpmpp_2s,
-    "dpmpp_2s_ancestral": dpmpp_2s_ancestral,
-    "dpmpp_sde": dpmpp_sde,
-    "dpmpp_2m": dpmpp_2m,
-    "dpmpp_3m": dpmpp_3m,
-    "dpmpp_2m_sde": dpmpp_2m_sde,
-    "dpmpp_3m_sde": dpmpp_3m_sde,
-    "dpm_solver": dpm_solver_single,
-    "unipc": unipc,
-    "deis": deis,
-    "lms": lms,
-    "plms": plms,
-    "lcm": lcm,
-    "tcd": tcd,
-}
-"""The samplers that need nothing but a grid, by name."""
 
 __all__ = [
     "SAMPLERS",
+    "SAMPLER_CHOICES",
     "Adaptive",
     "Denoise",
+    "Euler",
     "Sampler",
+    "SamplerChoice",
     "StatefulDenoise",
     "Step",
     "Tableau",

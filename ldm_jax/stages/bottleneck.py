@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from ldm_jax.config import LossConfig
 from ldm_jax.diffusion.samplers import normal
 from ldm_jax.models import Posterior, QuantizedAutoencoder, VQAutoencoder, apply
 from ldm_jax.models.vq import nearest
-from ldm_jax.training.adversarial import per_example
-from ldm_jax.training.step import Metrics, Params
+from ldm_jax.stages.adversarial import per_example
+from ldm_jax.stages.autoencoder_config import AutoencoderLoss
+from ldm_jax.training.stage import Metrics, Params
 
 DECAY = 0.99
 """Of a codebook's averages, per step."""
@@ -39,7 +39,13 @@ def move(old: Any, new: Any) -> Array:
 
 
 def bottleneck(
-    module: Any, params: Params, encoded: Any, keys: Array, config: LossConfig, elements: int, axis_name: str | None
+    module: Any,
+    params: Params,
+    encoded: Any,
+    keys: Array,
+    config: AutoencoderLoss,
+    elements: int,
+    axis_name: str | None,
 ) -> Bottleneck:
     """What `encode` gave, as the decoder shall see it in training; elements: of one image.
 
@@ -75,14 +81,14 @@ def _report(frequencies: Float[Array, "k"], examples: int) -> Metrics:
     return {name: jnp.broadcast_to(value, (examples,)) for name, value in numbers.items()}
 
 
-def codebook_statistics(codebook: Float[Array, "k d"], config: LossConfig) -> dict[str, Array]:
+def codebook_statistics(codebook: Float[Array, "k d"], config: AutoencoderLoss) -> dict[str, Array]:
     """The averages behind a codebook at the start: entries that the first batch doesn't use restart at once."""
     usage = jnp.full(len(codebook), config.restart_below / len(codebook))
     return {"usage": usage, "sums": codebook * usage[:, None]}
 
 
 def _vector(
-    module: VQAutoencoder, params: Params, z: Array, keys: Array, config: LossConfig, axis_name: str | None
+    module: VQAutoencoder, params: Params, z: Array, keys: Array, config: AutoencoderLoss, axis_name: str | None
 ) -> Bottleneck:
     """van den Oord et al. 2017 (arXiv 1711.00937), eq. 3, and with `codebook` "ema" their appendix A.1."""
     book = params["autoencoder"]["codebook"]
@@ -107,7 +113,7 @@ def _averaged(
     indices: Array,
     frequencies: Array,
     keys: Array,
-    config: LossConfig,
+    config: AutoencoderLoss,
     axis_name: str | None,
 ) -> tuple[Array, Any]:
     """The next codebook and its averages.

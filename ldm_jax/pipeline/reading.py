@@ -1,4 +1,4 @@
-"""Whole models in folders: our own, and the pipelines of diffusers, read and written."""
+"""Whole models from folders: our own, and the pipelines of diffusers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ldm_jax.config import DiffusionConfig, SamplingConfig, from_dict
+from ldm_jax.conditions import (
+    Condition,
+    Encoder,
+    GivenImage,
+    LabelCondition,
+    SavedCondition,
+    TextCondition,
+    TextConditioner,
+)
+from ldm_jax.diffusion.process import Process
 from ldm_jax.errors import InputError
 from ldm_jax.models import (
     AUTOENCODERS,
@@ -24,47 +33,16 @@ from ldm_jax.models import (
     UNet,
     VQAutoencoder,
 )
+from ldm_jax.pipeline.layouts import DENOISER_FOLDERS, OLD_NAMES, PIPELINES, Layout
+from ldm_jax.pipeline.migration import renewed_index
 from ldm_jax.pipeline.model import LatentDiffusion
-from ldm_jax.pipeline.process import OWN_SAMPLER, Scheduler
-from ldm_jax.pipeline.prompts import Encoder, Style, TextConditioner
+from ldm_jax.pipeline.recipe import OwnSampler, Sampling, Scheduler
 from ldm_jax.pretrained.conversion import SETTINGS
-from ldm_jax.pretrained.parts import load_part, read_json, save_part
+from ldm_jax.pretrained.parts import load_part, read_json
 from ldm_jax.pretrained.tokenization import load_tokenizer
-from ldm_jax.pretrained.writing import write_bytes, write_json
+from ldm_jax.serialization import convert, from_tree
 
 log = logging.getLogger("ldm_jax")
-
-
-class Layout(NamedTuple):
-    """A pipeline of diffusers: the names of its parts, and what it samples with where nobody says otherwise."""
-
-    autoencoder: str
-    denoiser: str
-    encoders: tuple[tuple[str, str], ...] = ()
-    """Text encoders and their tokenizers."""
-    style: Style = "tokens"
-    steps: int = 50
-    guidance: float = 1.0
-    scaled: bool = True
-    """Latents are scaled by the VAE's scaling_factor; LDM's super-resolution takes them as they are."""
-
-
-ONE = (("text_encoder", "tokenizer"),)
-TWO = (*ONE, ("text_encoder_2", "tokenizer_2"))
-THREE = (*TWO, ("text_encoder_3", "tokenizer_3"))
-PIPELINES = {
-    "StableDiffusionPipeline": Layout("vae", "unet", ONE, "tokens", 50, 7.5),
-    "StableDiffusionXLPipeline": Layout("vae", "unet", TWO, "sdxl", 50, 5.0),
-    "StableDiffusion3Pipeline": Layout("vae", "transformer", THREE, "sd3", 28, 7.0),
-    "DiTPipeline": Layout("vae", "transformer", steps=50, guidance=4.0),
-    "LDMPipeline": Layout("vqvae", "unet"),
-    "LDMSuperResolutionPipeline": Layout("vqvae", "unet", steps=100, scaled=False),
-    "LDMTextToImagePipeline": Layout("vqvae", "unet", (("bert", "tokenizer"),)),
-}
-DENOISER_FOLDERS: dict[str, type] = {"transformer": DiT, "unet": UNet}
-"""Where our own models have their denoiser, named as diffusers names it."""
-OLD_NAMES = {"LatentDiffusionUncondPipeline": "LDMPipeline", "LatentDiffusionPipeline": "LDMTextToImagePipeline"}
-"""Names of the first diffusers releases, which some repositories still have."""
 
 
 def load(
@@ -136,24 +114,25 @@ class Reader(NamedTuple):
 
 
 def _load_ours(read: Reader) -> LatentDiffusion:
-    index = read.index
+    index = renewed_index(read.index)
     autoencoder, autoencoder_params, statistics = read.part("vae", *AUTOENCODERS.values())
     denoiser, denoiser_params = None, None
-    for folder, kind in DENOISER_FOLDERS.items():
-        if folder in index:
+    for kind, folder in DENOISER_FOLDERS.items():
+        if folder in index and index[folder][-1] == kind.__name__:
             denoiser, denoiser_params, _ = read.part(folder, kind)
     try:
+        conditions = enumerate(index["conditions"])
         return LatentDiffusion(
             autoencoder=autoencoder,
             autoencoder_params=autoencoder_params,
             latent_mean=np.asarray(statistics["latents_mean"], np.float32),
             latent_std=np.asarray(statistics["latents_std"], np.float32),
-            image_size=int(index["image_size"]),
+            shape=(*convert(tuple[int, ...], index["shape"], "shape")[:-1], autoencoder.config.image_channels),
             denoiser=denoiser,
             denoiser_params=denoiser_params,
-            diffusion=from_dict(DiffusionConfig, index["diffusion"], "diffusion."),
-            sampling=from_dict(SamplingConfig, index["sampling"], "sampling."),
-            class_names=tuple(index["class_names"]),
+            process=from_tree(Process, index["process"], "process."),
+            sampling=from_tree(Sampling, index["sampling"], "sampling."),
+            conditions=tuple(convert(SavedCondition, entry, f"conditions.{i}") for i, entry in conditions),
         )
     except KeyError as error:
         raise InputError(f"model: {read.path} lacks {error.args[0]}") from error
@@ -176,23 +155,37 @@ def _load_published(read: Reader, name: str) -> LatentDiffusion:
         raise InputError(
             f"{layout.denoiser}.in_channels: {denoiser.config.in_channels} must be the latents' {channels}"
         )
-    names = read.index.get("id2label")
-    names = {int(key): str(value) for key, value in names.items() if key.isdigit()} if isinstance(names, dict) else {}
-    scheduler = read_json(read.path / "scheduler" / "scheduler_config.json")
+    scheduler = Scheduler(json.dumps(read_json(read.path / "scheduler" / "scheduler_config.json")))
     return LatentDiffusion(
         autoencoder=autoencoder,
         autoencoder_params=autoencoder_params,
         latent_mean=mean,
         latent_std=std,
-        image_size=size * config.factor,
+        shape=(*(size * config.factor,) * 2, config.image_channels),
         denoiser=denoiser,
         denoiser_params=denoiser_params,
-        diffusion=Scheduler(json.dumps(scheduler)),
-        sampling=SamplingConfig(OWN_SAMPLER, layout.steps, layout.guidance),
-        class_names=tuple(names[key] for key in sorted(names)),
-        text=_text(read, layout, getattr(denoiser.config, "context_dim", 0)) if layout.encoders else None,
+        process=scheduler.process,
+        sampling=Sampling(OwnSampler(), layout.steps, guidance=layout.guidance),
+        conditions=_conditions(read, layout, denoiser, extra),
+        scheduler=scheduler,
         published=name,
     )
+
+
+def _conditions(read: Reader, layout: Layout, denoiser: Any, extra: int) -> tuple[Condition, ...]:
+    """What a published pipeline's denoiser is told; extra: channels joined to z."""
+    found: list[Condition] = []
+    if layout.encoders:
+        encoders = _text(read, layout, getattr(denoiser.config, "context_dim", 0))
+        found.append(TextCondition(encoders, sizes=layout.style == "sdxl"))
+    classes = getattr(denoiser.config, "num_classes", 0)
+    if classes:
+        names = read.index.get("id2label")
+        names = {int(k): str(v) for k, v in names.items() if k.isdigit()} if isinstance(names, dict) else {}
+        found.append(LabelCondition(tuple(names.get(i, str(i)) for i in range(classes))))
+    if extra:
+        found.append(GivenImage(extra))
+    return tuple(found)
 
 
 def _statistics(vae: dict[str, Any], channels: int, layout: Layout, where: str) -> tuple[np.ndarray, np.ndarray]:
@@ -225,84 +218,3 @@ def _text(read: Reader, layout: Layout, context_dim: int) -> TextConditioner:
         encoders[part] = Encoder(module, params, load_tokenizer(folder), files)
     zero_null = layout.style == "sdxl" and bool(read.index.get("force_zeros_for_empty_prompt", True))
     return TextConditioner(encoders, layout.style, context_dim, zero_null)
-
-
-def save(model: LatentDiffusion, path: Path) -> None:
-    """See `LatentDiffusion.save`."""
-    index = _save_ours(model, path) if model.published is None else _save_published(model, path, model.published)
-    write_json(path / "model_index.json", index)
-
-
-def _save_ours(model: LatentDiffusion, path: Path) -> dict[str, Any]:
-    statistics = {"latents_mean": model.latent_mean.tolist(), "latents_std": model.latent_std.tolist()}
-    save_part(model.autoencoder, model.autoencoder_params, path / "vae", extra=statistics)
-    index: dict[str, Any] = {
-        "_class_name": "LatentDiffusion",
-        "_library": "ldm_jax",
-        "vae": ["ldm_jax", type(model.autoencoder).__name__],
-        "image_size": model.image_size,
-        "diffusion": dataclasses.asdict(model.diffusion),
-        "sampling": dataclasses.asdict(model.sampling),
-        "class_names": list(model.class_names),
-    }
-    for folder, kind in DENOISER_FOLDERS.items():
-        if model.denoiser is not None and isinstance(model.denoiser, kind):
-            save_part(model.denoiser, model.denoiser_params, path / folder)
-            index[folder] = ["ldm_jax", kind.__name__]
-    return index
-
-
-def _save_published(model: LatentDiffusion, path: Path, name: str) -> dict[str, Any]:
-    layout = PIPELINES[name]
-    index: dict[str, Any] = {"_class_name": name, "_diffusers_version": "0.30.0"}
-
-    def part(folder: str, module: Any, params: Any, extra: dict[str, Any]) -> None:
-        save_part(module, params, path / folder, extra)
-        record = read_json(path / folder / "config.json")
-        library = "diffusers" if "_class_name" in record else "transformers"
-        index[folder] = [library, record.get("_class_name") or record["architectures"][0]]
-
-    part(layout.autoencoder, model.autoencoder, model.autoencoder_params, _published_statistics(model, layout))
-    size = {"sample_size": model.image_size // model.autoencoder.config.factor}
-    part(layout.denoiser, model.denoiser, model.denoiser_params, size)
-    assert isinstance(model.diffusion, Scheduler)
-    (path / "scheduler").mkdir(exist_ok=True)
-    write_json(path / "scheduler" / "scheduler_config.json", model.diffusion.record)
-    index["scheduler"] = ["diffusers", model.diffusion.record["_class_name"]]
-    if model.text is not None:
-        tokenizers = dict(layout.encoders)
-        for folder, encoder in model.text.encoders.items():
-            part(folder, encoder.module, encoder.params, {})
-            tokenizer = tokenizers[folder]
-            (path / tokenizer).mkdir(exist_ok=True)
-            for file, data in encoder.files.items():
-                write_bytes(path / tokenizer / file, data)
-            kinds = {"bert": "BertTokenizer", "text_encoder_3": "T5TokenizerFast"}
-            index[tokenizer] = ["transformers", kinds.get(folder, "CLIPTokenizer")]
-        for folder, tokenizer in layout.encoders:
-            if folder not in model.text.encoders:
-                index |= {folder: [None, None], tokenizer: [None, None]}
-    if layout.style == "sdxl" and model.text is not None:
-        index["force_zeros_for_empty_prompt"] = model.text.zero_null
-    if name == "StableDiffusionPipeline":
-        index |= {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
-    if model.class_names:
-        index["id2label"] = {str(i): label for i, label in enumerate(model.class_names)}
-    return index
-
-
-def _published_statistics(model: LatentDiffusion, layout: Layout) -> dict[str, Any]:
-    """The VAE's settings that say how its latents are normalised."""
-
-    def rounded(value: float) -> float:
-        return float(f"{value:.12g}")
-
-    if not layout.scaled:
-        return {}
-    mean, std = np.asarray(model.latent_mean, np.float64), np.asarray(model.latent_std, np.float64)
-    if len(set(mean)) == 1 and len(set(std)) == 1:
-        shift = {"shift_factor": rounded(mean[0])} if mean[0] or layout.style == "sd3" else {}
-        return {"scaling_factor": rounded(1.0 / std[0]), **shift}
-    if layout.style != "sdxl":
-        raise InputError("latent_mean, latent_std: this pipeline of diffusers has one of each for all channels")
-    return {"scaling_factor": 1.0, "latents_mean": mean.tolist(), "latents_std": std.tolist()}

@@ -1,4 +1,4 @@
-"""The discriminator's game: its losses, the generator's, their regularisers and their balance.
+"""Adversarial training: the discriminator's losses, the generator's, their regularisers and their balance.
 
 Everything is per example [b]; logits are maps [b ... 1], averaged over their positions.
 """

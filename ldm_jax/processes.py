@@ -39,14 +39,14 @@ def main_process() -> bool:
     return jax.process_index() == 0
 
 
-def together(name: str) -> None:
-    """Returns when every process has come here."""
+def barrier(name: str) -> None:
+    """Returns when every process has reached the barrier of this name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
-def someone(says: bool) -> bool:
-    """Whether any process says so; every process must ask at the same place."""
+def any_process(says: bool) -> bool:
+    """Whether it is true in any process; every process must call this at the same place."""
     if jax.process_count() == 1:
         return says
     return bool(np.any(multihost_utils.process_allgather(np.asarray(says))))

@@ -1,7 +1,7 @@
-"""The autoencoder's loss: reconstruction, perception, regularisation and, with a discriminator, its game.
+"""The autoencoder's loss: reconstruction, perception, regularisation and, with a discriminator, adversarial terms.
 
 One function gives generator and discriminator their losses: each sees the other through stop_gradient, so a single
-backward pass holds both gradients, and one step of one optimiser (see `make_first_stage_optimizer`) serves both.
+backward pass holds both gradients, and one step of one optimiser (see `first_stage_optimizer`) serves both.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float
 
-from ldm_jax.config import LossConfig
 from ldm_jax.metrics.reconstruction import psnr
 from ldm_jax.models import LPIPS, Discriminator, VQAutoencoder, apply
-from ldm_jax.training.adversarial import (
+from ldm_jax.stages.adversarial import (
     DECAY,
     balance,
     discriminator_loss,
@@ -27,15 +26,16 @@ from ldm_jax.training.adversarial import (
     per_example,
     r1,
 )
-from ldm_jax.training.bottleneck import bottleneck, codebook_statistics, move
-from ldm_jax.training.equivariance import transformed
-from ldm_jax.training.step import LossFn, Metrics, Params
+from ldm_jax.stages.autoencoder_config import AutoencoderLoss
+from ldm_jax.stages.bottleneck import bottleneck, codebook_statistics, move
+from ldm_jax.stages.equivariance import transformed
+from ldm_jax.training.stage import Context, Loss, Metrics, Params
 
 LAST_LAYER = ("decoder", "conv_out", "kernel")
 
 
 def init_first_stage(
-    module: Any, discriminator: Discriminator | None, config: LossConfig, key: Array, start: Params | None = None
+    module: Any, discriminator: Discriminator | None, config: AutoencoderLoss, key: Array, start: Params | None = None
 ) -> Params:
     """{"autoencoder": ...} with "discriminator" and "statistics" where the loss has them.
 
@@ -56,12 +56,12 @@ def init_first_stage(
 
 def autoencoder_loss(
     module: Any,
-    config: LossConfig,
+    config: AutoencoderLoss,
     perceptual: Sequence[LPIPS] = (),
     discriminator: Discriminator | None = None,
     axis_name: str | None = None,
-) -> LossFn:
-    """The loss of batches {image [b h w c] in [-1, 1], adversarial [b]}, the latter 1 where the generator sees D.
+) -> Loss:
+    """The loss of batches {image [b *space c] in [-1, 1]}; the generator sees D from step adversarial_start on.
 
     params: as `init_first_stage` makes them. frozen: {"perceptual": params of each network} where there are any.
     loss: s x (reconstruction + perceptual_weight x LPIPS + the bottleneck's penalty) + adversarial_weight x (adaptive
@@ -70,9 +70,12 @@ def autoencoder_loss(
     """
 
     def loss_fn(
-        params: Params, batch: Mapping[str, Array], keys: Array, frozen: Any = None
+        params: Params,
+        batch: Mapping[str, Array],
+        keys: Array,
+        context: Context = Context(),  # noqa: B008
     ) -> tuple[Float[Array, "b"], Metrics]:
-        x, own = batch["image"], params["autoencoder"]
+        frozen, x, own = context.frozen, batch["image"], params["autoencoder"]
         elements = x[0].size
         scale = float(elements) if config.reduction == "sum" else 1.0
 
@@ -95,7 +98,7 @@ def autoencoder_loss(
             out = apply(module, own, turned, method="decode_features")
             metrics["equivariance"] = wanted(out, target)[0] / scale
             penalty = penalty + config.equivariance_weight * metrics["equivariance"]
-        played = jnp.zeros(len(x))
+        adversarial = jnp.zeros(len(x))
         if discriminator is None:
             out = apply(module, own, codes, method="decode_features")
             total, terms = wanted(out, x)
@@ -108,16 +111,17 @@ def autoencoder_loss(
                 return apply(module, with_last_layer(own, kernel), codes, method="decode_features")
 
             out, last_layer = jax.vjp(decode, kernel)
-            total, played, terms = _game(
-                params, out, x, batch["adversarial"], wanted, last_layer, module, discriminator, config, axis_name
+            seen = jnp.full(len(x), context.step >= config.adversarial_start, jnp.float32)
+            total, adversarial, terms = _adversarial(
+                params, out, x, seen, wanted, last_layer, module, discriminator, config, axis_name
             )
         metrics |= terms | {"psnr": shown_psnr(module.output(out), x)}
-        return total + scale * penalty + played, metrics
+        return total + scale * penalty + adversarial, metrics
 
     return loss_fn
 
 
-def reconstruction(config: LossConfig, out: Array, image: Array, x: Array) -> Float[Array, "b"]:
+def reconstruction(config: AutoencoderLoss, out: Array, image: Array, x: Array) -> Float[Array, "b"]:
     """The pixel term [b]; out: the decoder's output, logits for bce; image: what it shows."""
     if config.reconstruction == "l1":
         return per_example(jnp.abs(image - x))
@@ -138,7 +142,7 @@ def with_last_layer(params: Params, kernel: Array) -> Params:
     return {**params, decoder: {**params[decoder], conv: last}}
 
 
-def _game(
+def _adversarial(
     params: Params,
     out: Array,
     x: Array,
@@ -147,7 +151,7 @@ def _game(
     last_layer: Any,
     module: Any,
     discriminator: Discriminator,
-    config: LossConfig,
+    config: AutoencoderLoss,
     axis_name: str | None,
 ) -> tuple[Float[Array, "b"], Float[Array, "b"], Metrics]:
     """The generator's loss on the decoder's output, balanced; the discriminator's; the numbers to record."""
@@ -172,7 +176,7 @@ def _game(
         weight = weight * balance(lambda g: last_layer(g)[0], slope, adversarial_slope, axis_name)
     seen_weight = weight * seen
     like = (-1,) + (1,) * (out.ndim - 1)
-    # The value is the loss, the gradient what the two slopes make it: neither network is gone through twice.
+    # The value is the loss, the gradient what the two slopes make it: this avoids a second backward pass through either network.
     gradient = lax.stop_gradient(slope + seen_weight.reshape(like) * adversarial_slope)
     path = (gradient * (out - still)).reshape(len(out), -1).sum(axis=1)
     generator = lax.stop_gradient(each + seen_weight * adversarial) + path
@@ -180,11 +184,11 @@ def _game(
     fake_image = module.output(still)
     real = judge(params["discriminator"], x)
     fake = judge(params["discriminator"], fake_image)
-    played = discriminator_loss(config.adversarial, real, fake)
+    discriminated = discriminator_loss(config.adversarial, real, fake)
     terms |= {
         "adversarial": adversarial,
         "adversarial_weight": jnp.broadcast_to(weight, adversarial.shape),
-        "discriminator": played,
+        "discriminator": discriminated,
         "logits_real": per_example(real),
         "logits_fake": per_example(fake),
     }
@@ -192,11 +196,11 @@ def _game(
         averages = params["statistics"]["logits"]
         anchors = lax.stop_gradient((averages["real"], averages["fake"]))
         terms["lecam"] = lecam(real, fake, *anchors)
-        played = played + config.lecam_weight * terms["lecam"]
+        discriminated = discriminated + config.lecam_weight * terms["lecam"]
         for side, logits in (("real", real), ("fake", fake)):
             old = averages[side]
-            played = played + move(old, DECAY * old + (1.0 - DECAY) * logits.mean())
+            discriminated = discriminated + move(old, DECAY * old + (1.0 - DECAY) * logits.mean())
     if config.r1_weight:
         terms["r1"] = r1(lambda images: judge(params["discriminator"], images), x)
-        played = played + config.r1_weight * terms["r1"]
-    return generator, played, terms
+        discriminated = discriminated + config.r1_weight * terms["r1"]
+    return generator, discriminated, terms

@@ -3,10 +3,9 @@
 A cache is a folder:
 
     manifest.json       what was encoded, by which weights, and how many arrays of which shape came out; written last
-    moments.npy         float32 [n v h w 2c]: means and log-variances, or [n v h w c] where the encoder gives latents
-                        alone; v = 2 with flips. From several processes moments-0.npy, moments-1.npy, ... of
-                        consecutive examples
-    labels.npy          int32 [n], -1 for none
+    moments.npy         float32 or float16 [n v *space 2c]: means and log-variances, or [n v *space c] where the encoder
+                        gives latents alone; v = 2 with flips. From several processes moments-0.npy, moments-1.npy,
+                        ... of consecutive examples
 
 It is trusted only where its manifest is that of the data, transforms, autoencoder and weights at hand, and its files
 are whole.
@@ -16,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import logging
 import sys
@@ -33,65 +31,60 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from ldm_jax.data import Loader, Subset, evenly, order, prepare
-from ldm_jax.errors import InputError
+from ldm_jax.cache.manifest import Unusable, manifest_digest, read_manifest, version, weights_hash
+from ldm_jax.cache.place import Place
+from ldm_jax.data import Loader, Subset, evenly
 from ldm_jax.mesh import AXIS, device_mesh
 from ldm_jax.models import apply
 from ldm_jax.pretrained.writing import write_json
-from ldm_jax.training.processes import together
+from ldm_jax.processes import barrier
 
 log = logging.getLogger("ldm_jax")
 
-FORMAT = 2
+FORMAT = 3
 """The version of the layout above; caches of others are not read."""
 
 NO_VARIANCE = -30.0
 """The log-variance of latents that have none, a standard deviation of 3e-7."""
 
 PROBES = 16
-"""Examples whose pixels and labels are hashed into the manifest."""
-
-
-def weights_hash(params: Any) -> str:
-    """SHA-256 over every array's path, type, shape and bytes."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+"""Examples whose pixels are hashed into the manifest."""
 
 
 class Latents:
     """Posterior moments of every training image, and of its mirror image where flips are on.
 
-    moments: float32 arrays [n_i v h w 2c], which together are the n examples in order (or one such array), v = 2 with
-    flips, mean and log-variance along the last axis, or [n_i v h w c] where there is no variance; mean, std: float32
-    [c], the statistics of posterior samples over the training set; labels: int32 [n].
+    moments: arrays [n_i v *space 2c], which together are the n examples in order (or one such array), v = 2 with flips,
+    mean and log-variance along the last axis, or [n_i v *space c] where there is no variance; mean, std: float32 [c],
+    the statistics of posterior samples over the training set; digest: of what the manifest says.
     """
 
-    def __init__(
-        self, moments: np.ndarray | Sequence[np.ndarray], labels: np.ndarray, mean: np.ndarray, std: np.ndarray
-    ):
+    def __init__(self, moments: np.ndarray | Sequence[np.ndarray], mean: np.ndarray, std: np.ndarray, digest: str = ""):
         self.parts = [moments] if isinstance(moments, np.ndarray) else list(moments)
-        self.labels, self.mean, self.std = labels, mean, std
+        self.mean, self.std, self.digest = mean, std, digest
         self._ends = np.cumsum([len(part) for part in self.parts])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def batch(self, step: int, batch_size: int, seed: int, process_index: int, process_count: int) -> dict[str, Any]:
-        """Batch `step` in the loader's own order: mean, logvar [b h w c], label [b], index [b]."""
-        where = {"process_index": process_index, "process_count": process_count}
-        examples, flipped = order(len(self), batch_size, seed, step, **where)
-        views = (flipped & (self.parts[0].shape[1] == 2)).astype(np.int64)
-        mean, logvar = mean_and_logvar(self._take(examples, views), len(self.mean))
-        first = process_index * len(examples)
-        index = np.arange(first, first + len(examples), dtype=np.int32)
-        return {"mean": mean, "logvar": logvar, "label": self.labels[examples], "index": index}
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[*space c] of one example's latents."""
+        return (*self.parts[0].shape[2:-1], len(self.mean))
+
+    @property
+    def views(self) -> int:
+        """2 where mirror images are there, too."""
+        return self.parts[0].shape[1]
+
+    def batch(self, place: Place) -> dict[str, np.ndarray]:
+        """mean, logvar float32 [b *space c], index int32 [b]: the global batch's place of each example."""
+        moments = self._take(place.examples, place.views(self.views))
+        mean, logvar = mean_and_logvar(moments, len(self.mean))
+        return {"mean": mean, "logvar": logvar, "index": place.index}
 
     def _take(self, examples: np.ndarray, views: np.ndarray) -> np.ndarray:
-        """Moments [b h w _] of these examples' views."""
+        """Moments float32 [b *space _] of these examples' views."""
         out = np.empty((len(examples), *self.parts[0].shape[2:]), np.float32)
         which = np.searchsorted(self._ends, examples, side="right")
         for i in np.unique(which):
@@ -102,7 +95,7 @@ class Latents:
 
 @partial(jax.jit, static_argnames="module")
 def encode_moments(module: nn.Module, params: Any, images: Array) -> Array:
-    """What the encoder gives for images [b h w c], means and log-variances (if any) along the last axis."""
+    """What the encoder gives for images [b *space c], means and log-variances (if any) along the last axis."""
     return jnp.concatenate(jax.tree.leaves(apply(module, params, images, method="encode")), axis=-1)
 
 
@@ -119,20 +112,25 @@ def moments_statistics(
 ) -> tuple[Float[np.ndarray, "c"], Float[np.ndarray, "c"]]:
     """Per-channel mean and standard deviation [channels] of samples from the posteriors [n_i v h w _].
 
-    In float64 and streaming; the same whatever parts the examples lie in.
+    In float64 and streaming; the same whatever parts the examples lie in. A channel without any variance gets the
+    standard deviation 1, so that it is normalised to 0.
     """
-    total, square, inner = np.zeros((3, channels))
-    count = 0
+    count, mean, square, inner = 0, np.zeros(channels), np.zeros(channels), np.zeros(channels)
     for block in _chunks(parts, chunk):
-        mean, logvar = mean_and_logvar(block.reshape(-1, block.shape[-1]).astype(np.float64), channels)
-        count += len(mean)
-        total += mean.sum(axis=0)
-        square += np.square(mean).sum(axis=0)
-        inner += np.exp(logvar).sum(axis=0)
+        means, logvar = mean_and_logvar(block.reshape(-1, block.shape[-1]).astype(np.float64), channels)
+        n, own = len(means), means.mean(axis=0)
+        # Chan et al. 1983, eq. 2.1: a mean of squares less a squared mean would lose a small variance to rounding.
+        delta, total = own - mean, count + n
+        square += np.square(means - own[None]).sum(axis=0) + np.square(delta) * (count * n / total)
+        mean += delta * (n / total)
+        inner += np.exp(logvar).sum(axis=0) if block.shape[-1] > channels else 0.0
+        count = total
     # Law of total variance: the variance of the means plus the mean of the variances.
-    average = total / count
-    variance = square / count - average**2 + inner / count
-    return average.astype(np.float32), np.sqrt(variance).astype(np.float32)
+    std = np.sqrt(np.maximum(square + inner, 0.0) / count).astype(np.float32)
+    for channel in np.flatnonzero(std <= np.finfo(np.float32).eps * np.abs(mean)):
+        log.warning("latent channel %d is constant", channel)
+        std[channel] = 1.0
+    return mean.astype(np.float32), std
 
 
 def _chunks(parts: Sequence[np.ndarray], chunk: int) -> Iterator[np.ndarray]:
@@ -159,6 +157,7 @@ def encode_all(
     identity: str,
     batch_size: int,
     devices: Sequence[Any] | None = None,
+    dtype: str = "float32",
 ) -> Latents:
     """The latents of all of the loader's images, from `folder` if it holds exactly these, otherwise encoded now.
 
@@ -166,32 +165,33 @@ def encode_all(
     data have changed meanwhile is not a run to go on with. Every process encodes its share on all of its `devices` (all
     local ones where None); `batch_size` images at a time, rounded up to a multiple of their number.
 
-    identity: a text that tells what was encoded, JSON if its fields shall be told apart in messages.
+    identity: a text that tells what was encoded, JSON if its fields shall be told apart in messages. dtype: of the
+    moments on disk, float32 or float16.
 
     Raises:
       InputError: `folder` holds latents of other images or transforms.
       FloatingPointError: the autoencoder gives NaN or infinity.
     """
-    wanted = describe(module, params, loader, identity)
+    wanted = describe(module, params, loader, identity, dtype)
     try:
         return open_latents(folder, wanted)
-    except _Unusable as error:
+    except Unusable as error:
         if error.field.split(".")[0] in ("data", "transforms", "count", "images"):
             raise
         log.info("%s %s; encoding %d images into latents", folder, error.reason, len(loader.source))
     except FileNotFoundError:
         log.info("encoding %d images into latents", len(loader.source))
     # Nobody removes the old manifest before everybody has read it, and from then on there is no cache.
-    together("latents read")
+    barrier("latents read")
     folder.mkdir(parents=True, exist_ok=True)
     if loader.process_index == 0:
         (folder / "manifest.json").unlink(missing_ok=True)
-    together("latents removed")
-    encode_share(folder, module, params, loader, batch_size, devices)
-    together("latents encoded")
+    barrier("latents removed")
+    encode_share(folder, module, params, loader, batch_size, devices, dtype)
+    barrier("latents encoded")
     if loader.process_index == 0:
         finish(folder, module, params, loader, wanted)
-    together("latents finished")
+    barrier("latents finished")
     return open_latents(folder, wanted)
 
 
@@ -204,37 +204,24 @@ def open_latents(folder: Path, wanted: Mapping[str, Any]) -> Latents:
       InputError: something differs, which the message names, or a file is damaged.
       FileNotFoundError: there is no finished cache.
     """
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-    except ValueError as error:
-        raise _Unusable(folder, "manifest", "its manifest.json is not JSON") from error
-    known = manifest if isinstance(manifest, dict) else {}
-    for name, stored, now in _differences({key: known.get(key) for key in wanted}, wanted):
-        raise _Unusable(folder, name, f"was made with {name} {_short(stored)}, which is {_short(now)} now")
+    manifest = read_manifest(folder, wanted)
     try:
         rows, shape = manifest["parts"], tuple(manifest["shape"])
         mean, std = (np.asarray(manifest[key], np.float32) for key in ("mean", "std"))
-        parts = [_read(folder, name, (n, *shape)) for name, n in zip(_names(len(rows)), rows, strict=True)]
-        labels = np.array(_read(folder, "labels.npy", (wanted["count"],)))
-        whole = sum(rows) == len(labels) and len(mean) == len(std) and shape[-1] in (len(mean), 2 * len(mean))
-    except _Unusable:
+        parts = [
+            _read(folder, name, (n, *shape), wanted["dtype"]) for name, n in zip(_names(len(rows)), rows, strict=True)
+        ]
+        whole = sum(rows) == wanted["count"] and len(mean) == len(std) and shape[-1] in (len(mean), 2 * len(mean))
+    except Unusable:
         raise
     except (KeyError, TypeError, ValueError, IndexError, EOFError, OSError) as error:
-        raise _Unusable(folder, "files", f"is damaged ({' '.join(str(error).split())})") from error
+        raise Unusable(folder, "files", f"is damaged ({' '.join(str(error).split())})") from error
     if not whole:
-        raise _Unusable(folder, "files", "is damaged (the manifest contradicts itself)")
-    return Latents(parts, labels, mean, std)
+        raise Unusable(folder, "files", "is damaged (the manifest contradicts itself)")
+    return Latents(parts, mean, std, manifest_digest(manifest))
 
 
-class _Unusable(InputError):
-    """Why a cache can't be used; `field` is the first entry that differs."""
-
-    def __init__(self, folder: Path, field: str, reason: str):
-        super().__init__(f"latents: {folder} {reason}; remove it or name another folder to encode anew")
-        self.field, self.reason = field, reason
-
-
-def describe(module: nn.Module, params: Any, loader: Loader, identity: str) -> dict[str, Any]:
+def describe(module: nn.Module, params: Any, loader: Loader, identity: str, dtype: str = "float32") -> dict[str, Any]:
     """What latents depend on, as the manifest has it: format, data, transforms, images, autoencoder, weights."""
     try:
         data = json.loads(identity)
@@ -243,12 +230,11 @@ def describe(module: nn.Module, params: Any, loader: Loader, identity: str) -> d
     n = len(loader.source)
     digest = hashlib.sha256()
     for i in evenly(n, PROBES).tolist():
-        example = loader.source[i]
-        digest.update(prepare(example.image, loader.image_size, loader.channels).tobytes())
-        digest.update(str(int(example.label)).encode())
+        digest.update(loader.prepared(i).tobytes())
     config: Any = module.config  # pyright: ignore[reportAttributeAccessIssue]
     found = {
         "format": FORMAT,
+        "dtype": dtype,
         "data": data,
         "transforms": {"image_size": loader.image_size, "channels": loader.channels, "flip": loader.flip},
         "count": n,
@@ -259,34 +245,25 @@ def describe(module: nn.Module, params: Any, loader: Loader, identity: str) -> d
     return json.loads(json.dumps(found))
 
 
-def _differences(stored: Any, wanted: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(dotted name, stored, wanted) of everything that is not the same, in wanted's order."""
-    if isinstance(stored, dict) and isinstance(wanted, dict):
-        for key in {**wanted, **stored}:
-            yield from _differences(stored.get(key), wanted.get(key), f"{name}.{key}".strip("."))
-    elif stored != wanted:
-        yield name, stored, wanted
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:20]}..."
-
-
 def _names(parts: int) -> list[str]:
     return ["moments.npy"] if parts == 1 else [f"moments-{i}.npy" for i in range(parts)]
 
 
-def _read(folder: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
+def _read(folder: Path, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     array = np.load(folder / name, mmap_mode="r", allow_pickle=False)
-    dtype = np.int32 if name == "labels.npy" else np.float32
     if array.shape != shape or array.dtype != dtype:
-        raise _Unusable(folder, "files", f"is damaged ({name} is {array.dtype} {array.shape}, not {shape})")
+        raise Unusable(folder, "files", f"is damaged ({name} is {array.dtype} {array.shape}, not {shape})")
     return array
 
 
 def encode_share(
-    folder: Path, module: nn.Module, params: Any, loader: Loader, batch_size: int, devices: Sequence[Any] | None = None
+    folder: Path,
+    module: nn.Module,
+    params: Any,
+    loader: Loader,
+    batch_size: int,
+    devices: Sequence[Any] | None = None,
+    dtype: str = "float32",
 ) -> None:
     """Encodes this process's consecutive examples into a file of its own, which appears when it is whole."""
     devices = jax.local_devices() if devices is None else devices
@@ -306,11 +283,11 @@ def encode_share(
     leaves = jax.tree.leaves(_encoded(module, params, loader))
     shape = (stop - start, 1 + loader.flip, *leaves[0].shape[1:-1], sum(leaf.shape[-1] for leaf in leaves))
     temporary = folder / f"{names[process]}.tmp"
-    out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+    out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.dtype(dtype), shape=shape)
     quiet = process > 0 or not sys.stderr.isatty()
     with tqdm(total=stop - start, desc="latents", unit="image", disable=quiet, dynamic_ncols=True) as bar:
         for begin, images, valid in mine.in_order(batch_size):
-            views = [images, np.ascontiguousarray(images[:, :, ::-1])] if loader.flip else [images]
+            views = [images, np.ascontiguousarray(images[..., ::-1, :])] if loader.flip else [images]
             encoded = [encode_moments(module, params, jax.device_put(view, split)) for view in views]
             block = np.stack([np.asarray(view) for view in encoded], axis=1)[:valid]
             finite = np.isfinite(block).reshape(valid, -1).all(axis=1)
@@ -324,21 +301,17 @@ def encode_share(
 
 
 def finish(folder: Path, module: nn.Module, params: Any, loader: Loader, wanted: Mapping[str, Any]) -> None:
-    """Measures what all processes have encoded and writes the labels and, last of all, the manifest."""
+    """Measures what all processes have encoded and writes, last of all, the manifest."""
     names = _names(_shares(loader))
     parts = [np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in names]
     channels = jax.tree.leaves(_encoded(module, params, loader))[0].shape[-1]
     mean, std = moments_statistics(parts, channels)
-    temporary = folder / "labels.npy.tmp"
-    with temporary.open("wb") as file:
-        np.save(file, loader.labels)
-    temporary.replace(folder / "labels.npy")
     for path in folder.glob("moments*.npy*"):
         if path.name not in names:
             path.unlink()
     made = {"parts": [len(part) for part in parts], "shape": list(parts[0].shape[1:])}
     statistics = {"mean": mean.tolist(), "std": std.tolist()}
-    write_json(folder / "manifest.json", {**wanted, **made, **statistics, "created_by": _version()})
+    write_json(folder / "manifest.json", {**wanted, **made, **statistics, "created_by": version()})
 
 
 def _shares(loader: Loader) -> int:
@@ -347,12 +320,5 @@ def _shares(loader: Loader) -> int:
 
 def _encoded(module: nn.Module, params: Any, loader: Loader) -> Any:
     """The shapes that the encoder gives for one image."""
-    image = jax.ShapeDtypeStruct((1, loader.image_size, loader.image_size, loader.channels), np.float32)
+    image = jax.ShapeDtypeStruct((1, *loader.shape), np.float32)
     return jax.eval_shape(lambda p, x: apply(module, p, x, method="encode"), params, image)
-
-
-def _version() -> str:
-    try:
-        return f"ldm_jax {importlib.metadata.version('ldm-jax')}"
-    except importlib.metadata.PackageNotFoundError:
-        return "ldm_jax, not installed"

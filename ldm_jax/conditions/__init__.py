@@ -1,0 +1,53 @@
+"""What a denoiser is told besides z and t, a file a kind: how it is read, cached, dropped, and asked for.
+
+Here belongs everything that one kind of condition needs, from the data's fields to the network's `Conditioning`. The
+networks that read it are in models/, what a model is used for in tasks/. To add a kind, write its file and name its
+config in CONDITIONS.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
+
+from ldm_jax.conditions.base import Arrays, Asked, Condition, Size, drop, join, stack, training_conditioning
+from ldm_jax.conditions.building import Given
+from ldm_jax.conditions.encoders import Encoder, Style, TextConditioner
+from ldm_jax.conditions.images import GivenImage, in_range
+from ldm_jax.conditions.label import Label, LabelCondition
+from ldm_jax.conditions.text import TextCondition
+
+CONDITIONS: tuple[tuple[str, str], ...] = (
+    ("label", "Label"),
+    ("low_resolution", "LowResolution"),
+)
+"""(file, config) of every condition that an experiment may name; the condition it builds is called configCondition."""
+
+if TYPE_CHECKING:
+    ConditionConfig: TypeAlias = Any
+    SavedCondition: TypeAlias = Any
+else:
+    _FILES = tuple((import_module(f"ldm_jax.conditions.{file}"), name) for file, name in CONDITIONS)
+    ConditionConfig = Union[tuple(getattr(file, name) for file, name in _FILES)]  # noqa: UP007 (made of a tuple)
+    SavedCondition = Union[tuple(getattr(file, f"{name}Condition") for file, name in _FILES)]  # noqa: UP007
+
+__all__ = [
+    "CONDITIONS",
+    "Arrays",
+    "Asked",
+    "Condition",
+    "ConditionConfig",
+    "Encoder",
+    "Given",
+    "GivenImage",
+    "Label",
+    "LabelCondition",
+    "SavedCondition",
+    "Size",
+    "Style",
+    "TextCondition",
+    "TextConditioner",
+    "drop",
+    "in_range",
+    "join",
+    "stack",
+    "training_conditioning",
+]

@@ -1,0 +1,69 @@
+"""Images that a user joins to z as they are: published super-resolution and inpainting models."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ldm_jax.conditions.base import Arrays, Asked, Params, Size
+from ldm_jax.data import Example
+from ldm_jax.errors import InputError
+from ldm_jax.models import Conditioning
+
+
+def in_range(name: str, image: Any) -> np.ndarray:
+    """Images as float32 in [-1, 1]: uint8 is converted, anything beyond that range is refused."""
+    image = np.asarray(image)
+    if image.dtype == np.uint8:
+        return image.astype(np.float32) / 127.5 - 1.0
+    if not np.issubdtype(image.dtype, np.floating) and image.dtype.name != "bfloat16":
+        raise InputError(f"{name}: {image.dtype} must be uint8, or floats in [-1, 1]")
+    image = image.astype(np.float32)
+    if not (image.size and np.isfinite(image).all() and np.abs(image).max() <= 1.001):
+        raise InputError(f"{name}: it must be uint8, or floats in [-1, 1]")
+    return image
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenImage:
+    """See `Condition`; an image [*space c] of the latents' size, which decides that of what is drawn."""
+
+    channels: int
+    name: str = "image"
+    dropout: float | None = None
+    fields: ClassVar[tuple[str, ...]] = ("image",)
+    asks: ClassVar[tuple[str, ...]] = ("image",)
+
+    def describe(self) -> Mapping[str, Any]:
+        return {"kind": self.name, "channels": self.channels}
+
+    def read(self, example: Example) -> Sequence[Arrays]:
+        raise InputError("denoiser: it draws from images that are joined to z; such a model can't be trained on yet")
+
+    def embed(self, arrays: Arrays) -> Arrays:
+        return arrays
+
+    def init(self, key: Array) -> Params:
+        return {}
+
+    def apply(self, params: Params, arrays: Arrays, keys: Array | None) -> Conditioning:
+        return Conditioning(image=jnp.asarray(arrays["image"], jnp.float32))
+
+    def null(self, arrays: Arrays) -> Arrays:
+        return arrays
+
+    def ask(self, size: Size, **given: Any) -> Asked:
+        """image: [m *space c] in [-1, 1]."""
+        image, cond = given.get("image"), given.get("cond")
+        if image is None and cond is not None:
+            image = cond.image
+        if image is None:
+            raise InputError(f"image: this model draws from images; give [n h w {self.channels}] in [-1, 1]")
+        if np.shape(image)[-1] != self.channels:
+            raise InputError(f"image: {np.shape(image)} must have {self.channels} channels")
+        return Asked({"image": np.asarray(image, np.float32)})

@@ -1,0 +1,194 @@
+"""The parts that an experiment begins with: new ones from their configs, given ones from their folders."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from ldm_jax.conditions import Condition, Given, LabelCondition
+from ldm_jax.config import Config, Pretrained, check_loss
+from ldm_jax.data import Loader, Source, Subset, open_source
+from ldm_jax.diffusion.process import Process
+from ldm_jax.errors import InputError
+from ldm_jax.experiment.workdir import place_of_given
+from ldm_jax.models import AUTOENCODERS, make_autoencoder
+from ldm_jax.pipeline import LatentDiffusion, load
+from ldm_jax.pretrained.parts import load_part
+from ldm_jax.stages import AutoencoderTraining, DenoiserTraining
+from ldm_jax.stages.denoiser import conditions_of
+from ldm_jax.training.stage import Params
+
+log = logging.getLogger("ldm_jax")
+
+
+class Base(NamedTuple):
+    """What an experiment builds on."""
+
+    autoencoder: Any
+    """The module."""
+    autoencoder_params: Params
+    """None where it is new."""
+    model: LatentDiffusion | None
+    """A whole model whose denoiser is trained on."""
+    denoiser: tuple[Any, Params] | None
+    """(module, params) of a given denoiser."""
+    places: dict[str, Path]
+    """Where the given parts were read from, by name."""
+
+
+def find_part(path: Path, names: tuple[str, ...], field: str, what: str) -> Path:
+    """The folder of a part: below a model's folder, a run's, or the folder itself."""
+    places = [path / room / name for room in ("", "model") for name in names] + [path]
+    found = next((place for place in places if (place / "config.json").is_file()), None)
+    if found is None:
+        raise InputError(f"{field}: {path} holds no {what}; name a model's folder or its {names[0]}/")
+    return found
+
+
+def read_base(config: Config, workdir: Path) -> Base:
+    """The given parts, read; InputError names the field where one can't be."""
+    places: dict[str, Path] = {}
+    model, denoiser, params = None, None, None
+    if isinstance(config.denoiser, Pretrained):
+        place = place_of_given(config.denoiser.path, workdir, "denoiser")
+        if any((place / room / "model_index.json").is_file() for room in ("", "model")):
+            model = load(place)
+            if model.denoiser is None:
+                raise InputError(f"denoiser_from: {place} holds an autoencoder without a denoiser")
+            denoiser = model.denoiser, model.denoiser_params
+            places["denoiser"] = place if (place / "model_index.json").is_file() else place / "model"
+        else:
+            places["denoiser"] = find_part(place, ("transformer", "unet"), "denoiser_from", "denoiser")
+            denoiser = load_part(places["denoiser"])
+            if not hasattr(denoiser[0].config, "out_channels"):
+                raise InputError(f"denoiser_from: {place} holds a {type(denoiser[0]).__name__}, not a denoiser")
+    if isinstance(config.autoencoder, Pretrained):
+        place = place_of_given(config.autoencoder.path, workdir, "autoencoder")
+        places["autoencoder"] = find_part(place, ("vae", "vqvae"), "autoencoder_from", "autoencoder")
+        module, params = load_part(places["autoencoder"])
+        if type(module) not in AUTOENCODERS.values():
+            found = f"{places['autoencoder']} holds a {type(module).__name__}"
+            raise InputError(f"autoencoder_from: {found}, not an autoencoder")
+    elif model is not None:
+        module, params = model.autoencoder, model.autoencoder_params
+    else:
+        module = make_autoencoder(config.autoencoder)
+    return Base(module, params, model, denoiser, places)
+
+
+class Parts(NamedTuple):
+    """The experiment with its open fields filled in, and all parts that are not trained."""
+
+    config: Config
+    base: Base
+    loader: Loader
+    test: Source | None
+    """Examples that are held out, where there are any."""
+    conditions: tuple[Condition, ...]
+
+
+def assemble(config: Config, base: Base) -> Parts:
+    """Opens the data and fits everything together; InputError where it doesn't fit."""
+    source = open_source(config.data.source, "train")
+    if 0 < config.data.limit < len(source):
+        source = Subset.evenly(source, config.data.limit)
+    data = config.data
+    loader = Loader(
+        source,
+        batch_size=data.batch_size,
+        image_size=data.image_size,
+        channels=base.autoencoder.config.image_channels,
+        seed=config.seed,
+        flip=data.flip,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    try:
+        test = open_source(data.source, "test")
+    except InputError:
+        test = None
+    factor = base.autoencoder.config.factor
+    *space, _ = loader.shape
+    if any(side % factor for side in space):
+        raise InputError(f"data.image_size: {space[0]} must be a multiple of the down-sampling factor {factor}")
+    latent = (*(side // factor for side in space), base.autoencoder.config.code_channels)
+    given = Given(tuple(source.class_names), has_captions(source), tuple(loader.shape), latent)
+    conditions = _conditions(config, base, given)
+    config = _filled(config, base, conditions, latent)
+    training = config.stage(AutoencoderTraining)
+    if training is not None:
+        check_loss(training, base.autoencoder.config, space[0])
+    return Parts(config, base, loader, test, conditions)
+
+
+def has_captions(source: Source) -> bool:
+    """Whether any example has a caption, by the source's word or by its first thousand."""
+    known = getattr(source, "has_captions", None)
+    if known is not None:
+        return bool(known)
+    from ldm_jax.data import annotation
+
+    return any(annotation(source, i)[1] for i in range(min(len(source), 1000)))
+
+
+def _conditions(config: Config, base: Base, given: Given) -> tuple[Condition, ...]:
+    training = config.stage(DenoiserTraining)
+    if base.model is not None and training is not None:
+        found = tuple(conditions_of(base.model, training.dropout))
+    else:
+        found = tuple(c for section in config.conditions if (c := section.build(given)) is not None)
+    read = {field for condition in found for field in condition.fields}
+    if given.captions and "caption" not in read:
+        log.warning("%s has captions that no condition of this experiment reads", config.data.source)
+    if "caption" in read and not given.captions:
+        raise InputError(f"data.source: {config.data.source} has no captions, which this denoiser is told")
+    for condition in found:
+        if isinstance(condition, LabelCondition) and len(given.class_names) > condition.num_classes:
+            raise InputError(
+                f"data.source: {config.data.source} has {len(given.class_names)} classes, the denoiser knows "
+                f"{condition.num_classes}"
+            )
+    return found
+
+
+def _filled(config: Config, base: Base, conditions: tuple[Condition, ...], latent: tuple[int, ...]) -> Config:
+    """The config with the open fields filled in: channels from images and latents, classes from the data."""
+    label = next((c for c in conditions if isinstance(c, LabelCondition)), None)
+    stages = []
+    for stage in config.stages:
+        if isinstance(stage, AutoencoderTraining):
+            channels = base.autoencoder.config.image_channels
+            discriminator = dataclasses.replace(stage.discriminator, image_channels=channels)
+            stage = dataclasses.replace(stage, discriminator=discriminator)
+        stages.append(stage)
+    changes: dict[str, Any] = {"stages": tuple(stages)}
+    joined = sum(condition.channels for condition in conditions)
+    if base.model is not None:
+        changes["process"] = inherited(config.process, base.model.process)
+    elif not isinstance(config.denoiser, Pretrained):
+        changes["denoiser"] = config.denoiser.fitted(
+            latent_channels=latent[-1], num_classes=label.num_classes if label else 0, image_channels=joined
+        )
+    network = base.denoiser[0].config if base.denoiser else changes["denoiser"]
+    if network.in_channels != latent[-1] + joined:
+        raise InputError(
+            f"denoiser.in_channels: {network.in_channels} must be the latents' {latent[-1]} and the conditions' {joined}"
+        )
+    patch = getattr(network, "patch", 1)
+    if any(side % patch for side in latent[:-1]):
+        raise InputError(f"denoiser.patch: {patch} must divide the latents' side {latent[0]}")
+    return dataclasses.replace(config, **changes)
+
+
+def inherited(process: Process, given: Process) -> Process:
+    """A pretrained model's process, judged as the experiment says."""
+    own = {name: getattr(given, name) for name in ("schedule", "prediction", "timestep")}
+    for name, value in own.items():
+        asked = getattr(process, name)
+        if asked not in (value, getattr(Process(), name)):
+            raise InputError(f"process.{name}: {asked} must be left out, for it comes with the denoiser: {value}")
+    return dataclasses.replace(process, **own)

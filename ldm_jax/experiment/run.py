@@ -1,0 +1,186 @@
+"""A whole experiment: autoencoder, latents, denoiser, model; resumable at any moment."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from ldm_jax.cache import Latents, encode_all, tell_all, weights_hash
+from ldm_jax.config import Config
+from ldm_jax.errors import InputError
+from ldm_jax.experiment.parts import Parts, assemble, read_base
+from ldm_jax.experiment.workdir import Lock, dumped, keep_given, prepare
+from ldm_jax.mesh import AXIS
+from ldm_jax.models import Discriminator, make_denoiser
+from ldm_jax.pipeline import LatentDiffusion
+from ldm_jax.pipeline.layouts import DENOISER_FOLDERS
+from ldm_jax.pretrained.lpips import load_lpips
+from ldm_jax.processes import barrier, main_process
+from ldm_jax.stages import AutoencoderTraining, DenoiserTraining
+from ldm_jax.stages.adapter import AdapterStage
+from ldm_jax.stages.autoencoder import AutoencoderStage
+from ldm_jax.stages.denoiser import DenoiserStage, Shuffle
+from ldm_jax.stages.held_out import held_out
+from ldm_jax.training.loop import fit, picture_path
+from ldm_jax.training.stage import Params, Stage
+
+StageName = Literal["autoencoder", "denoiser", "all"]
+
+AUTOENCODER, DENOISER, SHUFFLE, TEST = range(4)
+"""The purposes of randomness: keys are the seed folded with one of these."""
+
+
+def check_devices(config: Config) -> None:
+    """InputError where the batch does not split evenly over devices and micro-batches."""
+    devices = jax.device_count()
+    for stage in config.stages:
+        parts = devices * stage.accumulate
+        if config.data.batch_size % parts:
+            raise InputError(
+                f"data.batch_size: {config.data.batch_size} must be a multiple of {parts} "
+                f"({devices} devices x {stage.accumulate} micro-batches)"
+            )
+
+
+class Run:
+    """One experiment in one folder."""
+
+    def __init__(self, config: Config, workdir: str | Path):
+        """Checks the input (devices, data, folder, given parts) before anything is compiled; raises InputError."""
+        self.workdir = Path(workdir)
+        check_devices(config)
+        self.parts: Parts = assemble(config, read_base(config, self.workdir))
+        self.config = self.parts.config
+        training = self.config.stage(AutoencoderTraining)
+        self.perceptual = [load_lpips(name) for name in training.loss.networks] if training else []
+        prepare(self.workdir, self.config)
+        for part, place in self.parts.base.places.items():
+            keep_given(place, self.workdir, part)
+        barrier("given parts kept")
+
+    def train(self, stage: StageName = "all") -> Path:
+        """Trains what is asked for and not done yet; returns the path of the last picture."""
+        self._check_order(stage)
+        with Lock(self.workdir):
+            params = self._autoencoder()
+            latents = self._latents(params)
+            model = self._model(params, latents)
+            denoising = self.config.stage(DenoiserTraining)
+            if stage == "autoencoder" or denoising is None:
+                if not any((self.workdir / "model" / folder).exists() for folder in DENOISER_FOLDERS.values()):
+                    self._save(model)
+                return self._picture(AutoencoderTraining)
+            self._denoiser(model, latents, denoising)
+            return self._picture(DenoiserTraining)
+
+    def _check_order(self, stage: StageName) -> None:
+        """InputError where a stage would be trained on what is not there, or on what is about to change."""
+        training = self.config.stage(AutoencoderTraining)
+        done = self._done("autoencoder")
+        if training is None:
+            if stage == "autoencoder":
+                raise InputError("stage: autoencoder is not one of this experiment's stages")
+            return
+        if stage == "denoiser" and done is None:
+            raise InputError(
+                f"stage: denoiser needs {self.workdir / 'autoencoder'}; train --stage autoencoder (or all) first"
+            )
+        later = self.workdir / "denoiser"
+        if (done or 0) < training.steps and self._done("denoiser") is not None:
+            raise InputError(
+                f"stages.autoencoder.steps: {training.steps} would change the latents that {later} was trained on; "
+                f"take another --workdir, or remove {later} to train it anew"
+            )
+
+    def _done(self, name: str) -> int | None:
+        return max(
+            (int(path.name) for path in (self.workdir / name).glob("[0-9]*") if path.name.isdigit()), default=None
+        )
+
+    def _picture(self, kind: type) -> Path:
+        training = self.config.stage(kind)
+        name, steps = (training.label, training.steps) if training else ("autoencoder", 0)
+        return picture_path(self.workdir, name, steps)
+
+    def _save(self, model: LatentDiffusion) -> None:
+        if main_process():
+            model.save(self.workdir / "model")
+        barrier("model saved")
+
+    def _key(self, purpose: int) -> jax.Array:
+        return jax.random.fold_in(jax.random.key(self.config.seed), purpose)
+
+    def _fit(self, stage: Stage, purpose: int) -> Params:
+        return fit(stage, self.workdir, self.config.parallel, self._key(purpose))[0]
+
+    def _autoencoder(self) -> Params:
+        """The autoencoder's parameters, trained or as they were given."""
+        base, training = self.parts.base, self.config.stage(AutoencoderTraining)
+        if training is None:
+            return base.autoencoder_params
+        discriminator = Discriminator(training.discriminator) if training.loss.adversarial_weight else None
+        stage = AutoencoderStage(
+            training,
+            base.autoencoder,
+            discriminator,
+            self.perceptual,
+            self.parts.loader,
+            held_out(self.parts.loader, self.parts.test),
+            axis_name=AXIS if self.config.parallel == "pmap" else None,
+            given=base.autoencoder_params,
+        )
+        return self._fit(stage, AUTOENCODER)["autoencoder"]
+
+    def _latents(self, params: Params) -> Latents:
+        loader, data = self.parts.loader, self.config.data
+        where = self.workdir / "latents", self.parts.base.autoencoder, params, loader
+        return encode_all(*where, dumped(self.config), data.batch_size, dtype=data.latents)
+
+    def _model(self, params: Params, latents: Latents) -> LatentDiffusion:
+        """All parts but the denoiser."""
+        base, config = self.parts.base, self.config
+        parts: dict[str, Any] = {"autoencoder": base.autoencoder, "autoencoder_params": params}
+        parts |= {
+            "process": config.process,
+            "conditions": self.parts.conditions,
+            "shape": tuple(self.parts.loader.shape),
+        }
+        if base.model is not None:
+            # Its denoiser knows latents that are normalised as they came.
+            return dataclasses.replace(base.model, **parts)
+        statistics = {"latent_mean": latents.mean, "latent_std": latents.std}
+        return LatentDiffusion(**parts, **statistics, sampling=config.sampling)
+
+    def _denoiser(self, model: LatentDiffusion, latents: Latents, training: DenoiserTraining) -> None:
+        """Trains the denoiser, and writes the model, or the adapters alone."""
+        base, loader = self.parts.base, self.parts.loader
+        module, given = base.denoiser or (make_denoiser(self.config.denoiser), None)
+        conditions = self.workdir / "conditions"
+        kind = DenoiserStage if training.adapter is None else AdapterStage
+        inputs = {"autoencoder": weights_hash(model.autoencoder_params), "latents": latents.digest}
+        if training.adapter is not None:
+            inputs["denoiser"] = weights_hash(given)
+        stage = kind(
+            training,
+            model,
+            module,
+            latents,
+            {c.name: tell_all(conditions / c.name, c, loader, dumped(self.config)) for c in self.parts.conditions},
+            held_out(loader, self.parts.test),
+            self.config.data.batch_size,
+            Shuffle(self.config.seed + SHUFFLE, loader.process_index, loader.process_count),
+            self._key(TEST),
+            given=given,
+            inputs=inputs,
+        )
+        params = self._fit(stage, DENOISER)
+        if isinstance(stage, AdapterStage):
+            if main_process():
+                stage.save(jax.tree.map(np.asarray, params), self.workdir / "adapter")
+            barrier("adapter saved")
+        else:
+            self._save(stage.trained(params))

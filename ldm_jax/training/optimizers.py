@@ -1,0 +1,69 @@
+"""The optimisers that a stage may be trained with: each is a frozen dataclass of optax's own arguments.
+
+To add one, add its line to RULES; its fields, its JSON, its options on the command line and its test follow from that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union
+
+import jax
+import optax
+
+from ldm_jax.errors import InputError
+
+
+class OptimizerRule(Protocol):
+    """A kind of optimiser with its settings."""
+
+    def make(self, rate: optax.Schedule) -> optax.GradientTransformation:
+        """The transformation at learning rates `rate`; weight decay acts on matrices only."""
+        ...
+
+
+def matrices(params: Any) -> Any:
+    """Which parameters weight decay acts on: those of two axes or more."""
+    return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+def rule(name: str, transform: Callable[..., Any], doc: str, **fields: tuple[str, float, str]) -> type:
+    """A frozen dataclass `name` of fields {field: (optax's argument, default, text)}, checked to be 0 or more."""
+    known = inspect.signature(transform).parameters
+    mask = next((word for word in ("mask", "weight_decay_mask") if word in known), None)
+
+    def check(self: Any) -> None:
+        for field in fields:
+            if getattr(self, field) < 0.0:
+                raise InputError(f"optimizer.{field}: {getattr(self, field)} must be at least 0")
+
+    def make(self: Any, rate: optax.Schedule) -> optax.GradientTransformation:
+        keywords = {argument: getattr(self, field) for field, (argument, _, _) in fields.items()}
+        return transform(rate, **keywords, **({mask: matrices} if mask else {}))
+
+    made = [
+        (field, float, dataclasses.field(default=default, metadata={"doc": text}))
+        for field, (_, default, text) in fields.items()
+    ]
+    body = {"__post_init__": check, "make": make, "__doc__": doc, "__module__": __name__}
+    return dataclasses.make_dataclass(name, made, namespace=body, frozen=True)
+
+
+# fmt: off
+DECAY = ("weight_decay", 0.0, "Decoupled decay, on matrices only.")
+RULES: tuple[type, ...] = (
+    rule("AdamW", optax.adamw, "Loshchilov & Hutter 2019 (arXiv 1711.05101).", beta1=("b1", 0.9, "Decay of the first moment."), beta2=("b2", 0.99, "Decay of the second moment."), epsilon=("eps", 1e-8, "Added to the root of the second moment."), weight_decay=DECAY),
+    rule("Lion", optax.lion, "Chen et al. 2023 (arXiv 2302.06675); rates a third to a tenth of AdamW's.", beta1=("b1", 0.9, "Share of the momentum in the update."), beta2=("b2", 0.99, "Decay of the momentum."), weight_decay=DECAY),
+    rule("Adafactor", optax.adafactor, "Shazeer & Stern 2018 (arXiv 1804.04235): second moments as rows and columns.", decay_rate=("decay_rate", 0.8, "Exponent of the second moments' decay."), weight_decay=("weight_decay_rate", 0.0, "Decoupled decay, on matrices only.")),
+    rule("Muon", optax.contrib.muon, "Jordan et al. 2024: orthogonalised momentum for matrices, AdamW for all else.", momentum=("beta", 0.95, "Decay of the momentum."), beta1=("adam_b1", 0.9, "AdamW's decay of the first moment."), beta2=("adam_b2", 0.99, "AdamW's decay of the second moment."), weight_decay=DECAY),
+    rule("SGD", optax.sgd, "Stochastic gradient descent with momentum.", momentum=("momentum", 0.9, "Decay of the momentum.")),
+)
+# fmt: on
+AdamW, Lion, Adafactor, Muon, SGD = RULES
+
+if TYPE_CHECKING:
+    Optimizer: TypeAlias = Any
+else:
+    Optimizer = Union[RULES]  # noqa: UP007 (made of a tuple)
