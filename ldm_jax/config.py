@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -108,9 +109,9 @@ class Config:
         """The settings of the stage of this kind, or None where it is not trained."""
         return next((stage for stage in self.stages if isinstance(stage, kind)), None)
 
-    def with_stage(self, kind: type, **changes: Any) -> Config:
-        """The same experiment with fields of one stage changed."""
-        stages = (dataclasses.replace(s, **changes) if isinstance(s, kind) else s for s in self.stages)
+    def with_stages(self, **changes: Mapping[str, Any]) -> Config:
+        """The same experiment with fields of its stages changed: with_stages(denoiser={"steps": 10})."""
+        stages = (dataclasses.replace(stage, **changes.get(stage.label, {})) for stage in self.stages)
         return dataclasses.replace(self, stages=tuple(stages))
 
     def _check_size(self, autoencoder: Any) -> None:
@@ -154,7 +155,7 @@ class Config:
 
     @classmethod
     def from_json(cls, text: str) -> Config:
-        """The config in `text`, of this version or 0.1; InputError names an unknown field or a value of a wrong type."""
+        """The config in `text`, of this version or 0.1; InputError names an unknown field or a wrong value."""
         tree = parse_json(text)
         return from_tree(cls, renewed_config(tree) if isinstance(tree, dict) else tree)
 

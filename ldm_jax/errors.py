@@ -12,5 +12,5 @@ class Stopped(Exception):
     """A signal asked a run to end; everything is saved. Exit code 3."""
 
 
-class Diverged(Exception):
+class Diverged(FloatingPointError):
     """Training gave NaN or infinity; the last good checkpoint is kept. Exit code 4."""

@@ -46,7 +46,7 @@ def _room_for_programs():
 @pytest.fixture(scope="session")
 def tiny_config():
     """The quickstart, shrunk further: two stages of eight steps on 8 devices."""
-    from ldm_jax.config import load_config
+    from ldm_jax.configfile import load_config
     from ldm_jax.smoke import shrink
 
     config = shrink(load_config(ROOT / "configs" / "quickstart.py"))
@@ -54,8 +54,7 @@ def tiny_config():
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, limit=64),
-        autoencoder_training=dataclasses.replace(config.autoencoder_training, **few),
-        denoiser_training=dataclasses.replace(config.denoiser_training, **few),
+        stages=tuple(dataclasses.replace(stage, **few) for stage in config.stages),
         sampling=dataclasses.replace(config.sampling, steps=4),
     )
 
@@ -63,7 +62,7 @@ def tiny_config():
 @pytest.fixture(scope="session")
 def trained(tiny_config, tmp_path_factory):
     """The folder of a finished run of `tiny_config`; tests that change it copy it first."""
-    from ldm_jax.training.run import Run
+    from ldm_jax.experiment import Run
 
     workdir = tmp_path_factory.mktemp("runs") / "tiny"
     Run(tiny_config, workdir).train()

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from ldm_jax.cli import main, run
-from ldm_jax.cli.parsing import one_line
 from ldm_jax.pretrained import load_part
 from tests.conftest import ROOT
 
@@ -35,7 +34,11 @@ def config_file(tiny_config, tmp_path):
         (["nowhere.py"], "nowhere.py is not a file"),
         ([QUICKSTART, "--data.image-sise", "32"], "--data.image-sise"),
         ([QUICKSTART, "--data.image-sise", "32"], "perhaps --data.image-size?"),
-        ([QUICKSTART, "--data.image-size", "big"], "--data.image-size"),
+        ([QUICKSTART, "--data.image-size", "big"], "--data.image-size: 'big' must be a whole number"),
+        ([QUICKSTART, "--sampling.sampler", "eulr"], "--sampling.sampler: 'eulr' must be one of"),
+        ([QUICKSTART, "--sampling.guidance", "nan"], "sampling.guidance: nan"),
+        ([QUICKSTART, "--conditions.label.dropout", "0"], "sampling.guidance: 3.0 needs a condition"),
+        ([QUICKSTART, "--adapter.rank", "4"], "needs a pretrained denoiser"),
         ([QUICKSTART, "--data.image-size", "33"], "data.image_size: 33 must be a multiple of"),
         ([QUICKSTART, "--data.batch-size", "60"], "data.batch_size: 60 must be a multiple of 8"),
         ([QUICKSTART, "--data.source", "folder:/nowhere/at/all"], "/nowhere/at/all"),

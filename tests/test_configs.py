@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_jax.config import Config, load_config
+from ldm_jax.config import Config
+from ldm_jax.configfile import load_config
 from ldm_jax.errors import InputError
+from ldm_jax.experiment import Run
 from ldm_jax.smoke import shrink
-from ldm_jax.training.run import Run
+from ldm_jax.stages import AutoencoderTraining
 from tests.conftest import ROOT
 
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
@@ -43,7 +45,7 @@ def test_ldm_family(name):
     assert Config.from_json(config.to_json()) == config
     kind, factor = name.split("-")[:2]
     assert config.autoencoder.factor == int(factor[1:])
-    assert (config.autoencoder_loss.reduction == "sum") == (kind == "kl")
+    assert (config.stage(AutoencoderTraining).loss.reduction == "sum") == (kind == "kl")
     # The paper's table 8: the latents' resolutions where there is attention.
     sides = [config.data.image_size // 2**level for level in config.autoencoder.attention_levels]
     assert sides == {"kl-f16": [16], "kl-f32": [16, 8], "vq-f8": [32], "vq-f8-n256": [32], "vq-f16": [16]}.get(name, [])
@@ -71,8 +73,7 @@ def test_trains_when_shrunk(path, photos, tmp_path):
     config = dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, source=source, limit=32),
-        autoencoder_training=dataclasses.replace(config.autoencoder_training, **few),
-        denoiser_training=dataclasses.replace(config.denoiser_training, **few),
+        stages=tuple(dataclasses.replace(stage, **few) for stage in config.stages),
         sampling=dataclasses.replace(config.sampling, steps=2),
     )
     assert config.data.batch_size % jax.device_count() == 0

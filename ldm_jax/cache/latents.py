@@ -34,6 +34,7 @@ from tqdm import tqdm
 from ldm_jax.cache.manifest import Unusable, manifest_digest, read_manifest, version, weights_hash
 from ldm_jax.cache.place import Place
 from ldm_jax.data import Loader, Subset, evenly
+from ldm_jax.errors import Diverged
 from ldm_jax.mesh import AXIS, device_mesh
 from ldm_jax.models import apply
 from ldm_jax.pretrained.writing import write_json
@@ -170,7 +171,7 @@ def encode_all(
 
     Raises:
       InputError: `folder` holds latents of other images or transforms.
-      FloatingPointError: the autoencoder gives NaN or infinity.
+      Diverged: the autoencoder gives NaN or infinity.
     """
     wanted = describe(module, params, loader, identity, dtype)
     try:
@@ -293,7 +294,7 @@ def encode_share(
             finite = np.isfinite(block).reshape(valid, -1).all(axis=1)
             if not finite.all():
                 bad = start + begin + int(finite.argmin())
-                raise FloatingPointError(f"latents: the autoencoder gives NaN or infinity for image {bad}")
+                raise Diverged(f"latents: the autoencoder gives NaN or infinity for image {bad}")
             out[begin : begin + valid] = block
             bar.update(valid)
     out.flush()

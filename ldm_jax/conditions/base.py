@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -52,15 +52,10 @@ class Condition(Protocol):
         """Of its arrays, parameters and options; each condition of a model has another."""
         ...
 
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """What `read` looks at: "image", "label" or "caption"."""
-        ...
-
-    @property
-    def asks(self) -> tuple[str, ...]:
-        """The names that `ask` takes, such as "labels"."""
-        ...
+    fields: ClassVar[tuple[str, ...]]
+    """What `read` looks at: "image", "label" or "caption"."""
+    asks: ClassVar[tuple[str, ...]]
+    """The names that `ask` takes, such as "labels"."""
 
     @property
     def channels(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from ldm_jax.conditions.base import Condition
 from ldm_jax.errors import InputError
@@ -19,6 +19,7 @@ class Given(NamedTuple):
     """Shape [*space c] of its latents."""
 
 
+@runtime_checkable
 class ConditionConfig(Protocol):
     """A condition's section of an experiment: a frozen dataclass."""
 

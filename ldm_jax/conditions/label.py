@@ -42,11 +42,14 @@ class LabelCondition:
     name: str = "label"
     fields: ClassVar[tuple[str, ...]] = ("label",)
     asks: ClassVar[tuple[str, ...]] = ("labels",)
-    channels: ClassVar[int] = 0
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def channels(self) -> int:
+        return 0
 
     def describe(self) -> Mapping[str, Any]:
         return {"kind": "label", "num_classes": self.num_classes}

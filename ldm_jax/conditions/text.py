@@ -31,7 +31,10 @@ class TextCondition:
     name: str = "text"
     fields: ClassVar[tuple[str, ...]] = ("caption",)
     asks: ClassVar[tuple[str, ...]] = ("prompts", "negative")
-    channels: ClassVar[int] = 0
+
+    @property
+    def channels(self) -> int:
+        return 0
 
     def describe(self) -> Mapping[str, Any]:
         encoders = {name: type(e.module).__name__ for name, e in self.encoders.encoders.items()}
@@ -78,6 +81,7 @@ class TextCondition:
             place = np.array([list(dict.fromkeys(prompts)).index(prompt) for prompt in prompts])
             arrays = {name: leaf[place] for name, leaf in arrays.items()}
         else:
+            assert cond is not None
             arrays = {name: leaf for name, leaf in cond._asdict().items() if leaf is not None}
         arrays, null = self.sized(arrays, size), None
         if negative is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, Protocol, TypeAlias
+from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Array, Float, Int
 
@@ -12,6 +12,7 @@ from ldm_jax.diffusion.times import Kind, sample_times
 from ldm_jax.errors import InputError
 
 
+@runtime_checkable
 class TimeRule(Protocol):
     """A distribution of t in [0, 1]."""
 

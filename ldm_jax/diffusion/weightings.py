@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import ClassVar, Protocol, TypeAlias
+from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Array, Float
 
@@ -13,6 +13,7 @@ from ldm_jax.diffusion.prediction import AnyKind
 from ldm_jax.errors import InputError
 
 
+@runtime_checkable
 class WeightingRule(Protocol):
     """A factor on the squared error of a network of some kind, by noise level."""
 

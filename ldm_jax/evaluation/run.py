@@ -21,7 +21,7 @@ from ldm_jax.evaluation.sets import first_images, spread_images
 from ldm_jax.evaluation.spaces import open_comparisons, open_spaces
 from ldm_jax.evaluation.subjects import Drawing, LabelPolicy, ModelSubject, SamplesSubject, open_subject
 from ldm_jax.metrics import Features, Report, Rounding, panel
-from ldm_jax.pipeline import Process
+from ldm_jax.pipeline import name_of
 
 DEFAULT_NUM = 2000
 
@@ -228,7 +228,7 @@ def _drawing(subject: ModelSubject, options: Options) -> Drawing | None:
         return None
     drawing = Drawing(
         num=DEFAULT_NUM if options.num is None else options.num,
-        sampler=options.sampler or model.sampling.sampler,
+        sampler=options.sampler or name_of(model.sampling.sampler),
         steps=model.sampling.steps if options.steps is None else options.steps,
         guidance=float(model.sampling.guidance if options.guidance is None else options.guidance),
         seed=options.seed,
@@ -237,8 +237,7 @@ def _drawing(subject: ModelSubject, options: Options) -> Drawing | None:
         rounding=options.rounding,
     )
     # Names and steps that no sampler has are found now, not after the reference's features.
-    tokens = model.latent_shape[0] * model.latent_shape[1]
-    Process(model.diffusion, drawing.sampler, drawing.steps, None, tokens).plan()
+    model.recipe(drawing.steps, drawing.sampler)
     return drawing
 
 

@@ -176,7 +176,8 @@ def _filled(config: Config, base: Base, conditions: tuple[Condition, ...], laten
     network = base.denoiser[0].config if base.denoiser else changes["denoiser"]
     if network.in_channels != latent[-1] + joined:
         raise InputError(
-            f"denoiser.in_channels: {network.in_channels} must be the latents' {latent[-1]} and the conditions' {joined}"
+            f"denoiser.in_channels: {network.in_channels} must be the latents' {latent[-1]} "
+            f"and the conditions' {joined}"
         )
     patch = getattr(network, "patch", 1)
     if any(side % patch for side in latent[:-1]):

@@ -152,8 +152,7 @@ class Run:
         if base.model is not None:
             # Its denoiser knows latents that are normalised as they came.
             return dataclasses.replace(base.model, **parts)
-        statistics = {"latent_mean": latents.mean, "latent_std": latents.std}
-        return LatentDiffusion(**parts, **statistics, sampling=config.sampling)
+        return LatentDiffusion(latent_mean=latents.mean, latent_std=latents.std, sampling=config.sampling, **parts)
 
     def _denoiser(self, model: LatentDiffusion, latents: Latents, training: DenoiserTraining) -> None:
         """Trains the denoiser, and writes the model, or the adapters alone."""

@@ -116,7 +116,7 @@ def place_of_given(path: str, workdir: Path, part: str) -> Path:
 
 
 def keep_given(source: Path, workdir: Path, part: str) -> None:
-    """Copies a given part into the run's folder, by hard links where they can be made, so that the run needs no other."""
+    """Copies a given part into the run's folder, by hard links where possible, so that the run needs no other."""
     own = workdir / "given" / part
     if own.is_dir() or not main_process():
         return

@@ -28,14 +28,18 @@ AUTOENCODERS: dict[type, type[nn.Module]] = {
 """The first stage that each config describes."""
 
 
+DENOISERS: dict[type, type[nn.Module]] = {DiTConfig: DiT, UNetConfig: UNet, MMDiTConfig: MMDiT}
+"""The denoiser that each config describes."""
+
+
 def make_autoencoder(config: AutoencoderConfig | TinyAutoencoderConfig) -> Any:
     """The first stage that a config describes: a module with `encode`, `decode`, `decode_features` and `output`."""
     return AUTOENCODERS[type(config)](config)  # type: ignore[call-arg]
 
 
-def make_denoiser(config: DiTConfig | UNetConfig) -> DiT | UNet:
+def make_denoiser(config: Any) -> DiT | UNet | MMDiT:
     """The denoiser that a config describes: (z [b *space c], t [b], cond) -> output like z."""
-    return UNet(config) if isinstance(config, UNetConfig) else DiT(config)
+    return DENOISERS[type(config)](config)  # type: ignore[call-arg, return-value]
 
 
 def apply(module: nn.Module, params: Any, *args: Any, **kwargs: Any) -> Any:
@@ -45,6 +49,7 @@ def apply(module: nn.Module, params: Any, *args: Any, **kwargs: Any) -> Any:
 
 __all__ = [
     "AUTOENCODERS",
+    "DENOISERS",
     "LPIPS",
     "Autoencoder",
     "AutoencoderConfig",

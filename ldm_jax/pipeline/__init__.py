@@ -9,7 +9,7 @@ from ldm_jax.metrics.rounding import to_uint8
 from ldm_jax.pipeline.devices import everywhere
 from ldm_jax.pipeline.model import LatentDiffusion
 from ldm_jax.pipeline.reading import load
-from ldm_jax.pipeline.recipe import OwnSampler, Recipe, Sampling, Scheduler
+from ldm_jax.pipeline.recipe import OwnSampler, Recipe, Sampling, Scheduler, name_of
 
 __all__ = [
     "Encoder",
@@ -21,5 +21,6 @@ __all__ = [
     "TextConditioner",
     "everywhere",
     "load",
+    "name_of",
     "to_uint8",
 ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 
 from ldm_jax.conditions import Size, join
@@ -43,7 +44,7 @@ def tell(
     given = {name: value for name, value in given.items() if value is not None}
     _refuse_unknown(model, given)
     scales = _scales(model.sampling.guidance if guidance is None else guidance)
-    guided = isinstance(scales, jax.core.Tracer) or bool(np.any(np.asarray(scales) != 1.0))
+    guided = isinstance(scales, Tracer) or bool(np.any(np.asarray(scales) != 1.0))
     parts, nulls = [], []
     for condition in model.conditions:
         asked = condition.ask(size, cond=cond, **{k: v for k, v in given.items() if k in condition.asks})
@@ -90,7 +91,7 @@ def _over(below: Conditioning, above: Conditioning | None) -> Conditioning:
 
 
 def _scales(guidance: Any) -> Array:
-    if isinstance(guidance, jax.core.Tracer):
+    if isinstance(guidance, Tracer):
         return guidance.reshape(-1)
     try:
         scales = np.asarray(guidance, np.float32).reshape(-1)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ldm_jax.conditions import Condition, LabelCondition, Size, TextCondition, TextConditioner, in_range
@@ -122,7 +123,7 @@ class LatentDiffusion:
                 f"images: {'x'.join(map(str, (*space, c)))} must have sides that are multiples of {config.factor} "
                 f"and {config.image_channels} channels"
             )
-        x = images if isinstance(images, jax.core.Tracer) else in_range("images", images)
+        x = images if isinstance(images, Tracer) else in_range("images", images)
         memory, params = Memory(self._tile(tile) * config.factor, sliced), self.autoencoder_params
         x = jnp.asarray(x, jnp.float32)
         return encode_batch(self.autoencoder, params, *self._statistics(), x, key, memory, dividing(params, len(x)))
@@ -179,7 +180,8 @@ class LatentDiffusion:
         cond, null: embeddings of one's own, as `model.text` gives them, for both branches of guidance. latents: the
         initial noise, standard normal, in place of that drawn from the key. height, width: of the images. compat:
         "diffusers" retraces a published scheduler with its quirks, see `ldm_jax.pretrained.schedulers`. tile: see
-        `decode`. told: what `tell` gave, in place of all that is asked for. output: "latents" are normalised and not decoded. Signals that are no pictures are floats in [-1, 1].
+        `decode`. told: what `tell` gave, in place of all that is asked for. output: "latents" are normalised and not
+        decoded. Signals that are no pictures are floats in [-1, 1].
         """
         if output not in ("images", "latents"):
             raise InputError(f"output: {output!r} must be images or latents")
@@ -188,7 +190,7 @@ class LatentDiffusion:
         n = number_of(num, latents, asked)
         out = []
         for z, kept in self._batches(key, n, asked, recipe, size, batch_size, first, latents):
-            if isinstance(z, jax.core.Tracer):
+            if isinstance(z, Tracer):
                 return z if output == "latents" else self.decode(z, tile=tile)
             if not np.isfinite(np.asarray(z[:kept])).all():
                 raise InputError("model: it draws NaN or infinity; its weights, or what it is told, are not finite")
@@ -198,6 +200,10 @@ class LatentDiffusion:
     def _shown(self, z: Array, tile: int) -> Array:
         x = self.decode(z, tile=tile)
         return to_uint8(x) if len(self.shape) == 3 and self.shape[-1] in (1, 3) else x
+
+    def recipe(self, steps: int | None = None, sampler: str | AnySampler | None = None) -> Recipe:
+        """How samples would be drawn, the model's own where None; InputError for what can't be."""
+        return self._recipe(steps, sampler, None, None, None, None, {})[0]
 
     def _recipe(
         self, steps: Any, sampler: Any, compat: Any, latents: Any, height: Any, width: Any, given: Mapping[str, Any]
@@ -297,14 +303,14 @@ class LatentDiffusion:
         cond, null: arrays [b ...] for as many examples as z will have; see `tell` for what makes them of labels or
         prompts. t: a scalar or [b] in [0, 1].
         """
-        recipe, _ = self._recipe(None, None, None, None, None, None, {})
-        recipe = dataclasses.replace(recipe, scheduler=None) if self.scheduler else recipe
+        recipe = self.recipe()
         null = None if guidance == 1.0 else null
+        assert self.denoiser is not None
         cond = Conditioning() if cond is None else cond
         return denoiser(self.denoiser, recipe, self.sampling.rule, self.denoiser_params, cond, null, guidance)
 
     def tell(self, guidance: float | None = None, **given: Any) -> Told:
-        """What the denoiser is told for labels, prompts, ...: `cond`, `null` (None without guidance), arrays [m ...]."""
+        """What the denoiser is told for labels, prompts, ...: cond and null (None: no guidance), arrays [m ...]."""
         _, size = self._recipe(None, None, None, None, None, None, given)
         return tell(self, size, None, None, guidance, given)
 

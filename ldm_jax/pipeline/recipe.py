@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,10 @@ from ldm_jax.diffusion import schedules
 from ldm_jax.diffusion.grid_choices import GridChoice, Linspace
 from ldm_jax.diffusion.guidance_choices import ClassifierFree, GuidanceChoice
 from ldm_jax.diffusion.process import Process
-from ldm_jax.diffusion.samplers import Euler, SamplerChoice
+from ldm_jax.diffusion.samplers import SAMPLER_CHOICES, Euler, SamplerChoice
 from ldm_jax.diffusion.schedules import RectifiedFlow
 from ldm_jax.errors import InputError
 from ldm_jax.pretrained.schedulers import SamplingPlan, from_diffusers_scheduler
-from ldm_jax.serialization import key_of, kinds_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +46,8 @@ class Scheduler:
 @dataclasses.dataclass(frozen=True)
 class OwnSampler:
     """The sampler and the grid of a published scheduler."""
+
+    label: ClassVar[str] = "scheduler"
 
 
 AnySampler: TypeAlias = SamplerChoice | OwnSampler
@@ -78,20 +79,17 @@ def sampler_named(sampler: str | AnySampler, default: AnySampler, published: boo
     """A sampler from its name: "heun", or "scheduler" for a published one's own."""
     if not isinstance(sampler, str):
         return sampler
-    if key_of(type(default).__name__) == key_of(sampler):
+    if sampler == name_of(default):
         return default
-    kinds: dict[str, Any] = {key_of(kind.__name__): kind for kind in kinds_of(SamplerChoice)}
-    if published:
-        kinds = {"scheduler": OwnSampler, **kinds}
-    if key_of(sampler) not in kinds:
-        names = [name if name == "scheduler" else snake(kind.__name__) for name, kind in kinds.items()]
-        raise InputError(f"sampler: {sampler!r} must be one of {', '.join(names)}")
-    return kinds[key_of(sampler)]()
+    kinds: dict[str, Any] = {"scheduler": OwnSampler, **SAMPLER_CHOICES} if published else SAMPLER_CHOICES
+    if sampler not in kinds:
+        raise InputError(f"sampler: {sampler!r} must be one of {', '.join(kinds)}")
+    return kinds[sampler]()
 
 
-def snake(name: str) -> str:
-    """EulerAncestral to euler_ancestral."""
-    return "".join(f"_{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(name))
+def name_of(sampler: AnySampler) -> str:
+    """A sampler's name, as `sampler_named` takes it."""
+    return type(sampler).label
 
 
 @dataclasses.dataclass(frozen=True)

@@ -176,7 +176,7 @@ def _adversarial(
         weight = weight * balance(lambda g: last_layer(g)[0], slope, adversarial_slope, axis_name)
     seen_weight = weight * seen
     like = (-1,) + (1,) * (out.ndim - 1)
-    # The value is the loss, the gradient what the two slopes make it: this avoids a second backward pass through either network.
+    # The value is the loss, the gradient what the two slopes make it: this avoids a second backward pass.
     gradient = lax.stop_gradient(slope + seen_weight.reshape(like) * adversarial_slope)
     path = (gradient * (out - still)).reshape(len(out), -1).sum(axis=1)
     generator = lax.stop_gradient(each + seen_weight * adversarial) + path

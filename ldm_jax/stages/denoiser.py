@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -43,7 +43,7 @@ def part_optimizer(training: DenoiserTraining) -> optax.GradientTransformation:
     def rule(path: Any, _: Any) -> str:
         return "trained" if path[0].key != "denoiser" or is_attention(path[1:]) else "fixed"
 
-    rules = {"trained": optimizer, "fixed": optax.set_to_zero()}
+    rules: dict[Hashable, optax.GradientTransformation] = {"trained": optimizer, "fixed": optax.set_to_zero()}
     return optax.partition(rules, lambda params: jax.tree_util.tree_map_with_path(rule, params))
 
 
@@ -74,7 +74,7 @@ class DenoiserStage:
         given: Params = None,
         inputs: Mapping[str, str] | None = None,
     ):
-        """model: all parts but the denoiser; module: the denoiser as it is trained. given: its parameters to begin with.
+        """model: all parts but the denoiser; module: the denoiser as it is trained; given: its parameters at first.
 
         key: of the times and noise at which examples are judged, and of the pictures.
         """

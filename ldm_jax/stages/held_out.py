@@ -27,5 +27,5 @@ class HeldOut(NamedTuple):
 def held_out(loader: Loader, test: Source | None) -> HeldOut:
     """Up to MOST examples of `test`, or of the training set where there is no test set."""
     source = Subset.evenly(loader.source if test is None else test, MOST)
-    like = {"image_size": loader.image_size, "channels": loader.channels}
-    return HeldOut(Loader(source, batch_size=1, seed=0, **like), "train_" if test is None else "test_")
+    alike = Loader(source, batch_size=1, image_size=loader.image_size, channels=loader.channels, seed=0)
+    return HeldOut(alike, "train_" if test is None else "test_")

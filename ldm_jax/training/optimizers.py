@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union, runtime_checkable
 
 import jax
 import optax
@@ -16,6 +16,7 @@ import optax
 from ldm_jax.errors import InputError
 
 
+@runtime_checkable
 class OptimizerRule(Protocol):
     """A kind of optimiser with its settings."""
 
@@ -51,16 +52,40 @@ def rule(name: str, transform: Callable[..., Any], doc: str, **fields: tuple[str
     return dataclasses.make_dataclass(name, made, namespace=body, frozen=True)
 
 
-# fmt: off
+FIRST = "Decay of the first moment."
+SECOND = "Decay of the second moment."
 DECAY = ("weight_decay", 0.0, "Decoupled decay, on matrices only.")
+ADAMW = {
+    "beta1": ("b1", 0.9, FIRST),
+    "beta2": ("b2", 0.99, SECOND),
+    "epsilon": ("eps", 1e-8, "Added to the root of the second moment."),
+    "weight_decay": DECAY,
+}
+LION = {
+    "beta1": ("b1", 0.9, "Share of the momentum in the update."),
+    "beta2": ("b2", 0.99, "Decay of the momentum."),
+    "weight_decay": DECAY,
+}
+ADAFACTOR = {
+    "decay_rate": ("decay_rate", 0.8, "Exponent of the second moments' decay."),
+    "weight_decay": ("weight_decay_rate", *DECAY[1:]),
+}
+MUON = {
+    "momentum": ("beta", 0.95, "Decay of the momentum."),
+    "beta1": ("adam_b1", 0.9, FIRST),
+    "beta2": ("adam_b2", 0.99, SECOND),
+    "weight_decay": DECAY,
+}
+SGD_FIELDS = {"momentum": ("momentum", 0.9, "Decay of the momentum.")}
 RULES: tuple[type, ...] = (
-    rule("AdamW", optax.adamw, "Loshchilov & Hutter 2019 (arXiv 1711.05101).", beta1=("b1", 0.9, "Decay of the first moment."), beta2=("b2", 0.99, "Decay of the second moment."), epsilon=("eps", 1e-8, "Added to the root of the second moment."), weight_decay=DECAY),
-    rule("Lion", optax.lion, "Chen et al. 2023 (arXiv 2302.06675); rates a third to a tenth of AdamW's.", beta1=("b1", 0.9, "Share of the momentum in the update."), beta2=("b2", 0.99, "Decay of the momentum."), weight_decay=DECAY),
-    rule("Adafactor", optax.adafactor, "Shazeer & Stern 2018 (arXiv 1804.04235): second moments as rows and columns.", decay_rate=("decay_rate", 0.8, "Exponent of the second moments' decay."), weight_decay=("weight_decay_rate", 0.0, "Decoupled decay, on matrices only.")),
-    rule("Muon", optax.contrib.muon, "Jordan et al. 2024: orthogonalised momentum for matrices, AdamW for all else.", momentum=("beta", 0.95, "Decay of the momentum."), beta1=("adam_b1", 0.9, "AdamW's decay of the first moment."), beta2=("adam_b2", 0.99, "AdamW's decay of the second moment."), weight_decay=DECAY),
-    rule("SGD", optax.sgd, "Stochastic gradient descent with momentum.", momentum=("momentum", 0.9, "Decay of the momentum.")),
+    rule("AdamW", optax.adamw, "Loshchilov & Hutter 2019 (arXiv 1711.05101).", **ADAMW),
+    rule("Lion", optax.lion, "Chen et al. 2023 (arXiv 2302.06675); rates a third to a tenth of AdamW's.", **LION),
+    rule(
+        "Adafactor", optax.adafactor, "Shazeer & Stern 2018 (arXiv 1804.04235): factored second moments.", **ADAFACTOR
+    ),
+    rule("Muon", optax.contrib.muon, "Jordan et al. 2024: orthogonalised momentum for matrices, AdamW else.", **MUON),
+    rule("SGD", optax.sgd, "Stochastic gradient descent with momentum.", **SGD_FIELDS),
 )
-# fmt: on
 AdamW, Lion, Adafactor, Muon, SGD = RULES
 
 if TYPE_CHECKING:

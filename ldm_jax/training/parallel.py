@@ -21,11 +21,12 @@ LEAST_SHARDED = 2**14
 
 
 class Strategy(NamedTuple):
-    """create(init, *arguments) -> state; step(state, batch, key, frozen=None) -> (state, metrics); put(host batch) -> batch.
+    """create(init, *arguments) -> state; step(state, batch, key, frozen=None) -> (state, metrics).
 
-    replicate(tree) -> the tree whole on every device, as `frozen` shall be. flops(arguments of step) -> one device's.
-    joined(state) -> a step's state as arrays of all processes, as a checkpoint wants it. local(tree) -> parameters as
-    this process may compute with them: whole on one device where they are replicated, sharded as in training otherwise.
+    put(host batch) -> batch. replicate(tree) -> the tree whole on every device, as `frozen` shall be. flops(arguments
+    of step) -> one device's. joined(state) -> a step's state as arrays of all processes, as a checkpoint wants it.
+    local(tree) -> parameters as this process may compute with them: whole on one device where they are replicated,
+    sharded as in training otherwise.
     """
 
     create: Callable[..., TrainState]

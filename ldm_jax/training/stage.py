@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import optax
@@ -30,6 +30,7 @@ class Context(NamedTuple):
     """Parameters that nobody trains: a perceptual network, a teacher, a base model under adapters."""
 
 
+@runtime_checkable
 class Loss(Protocol):
     """One loss an example, no mean anywhere."""
 
@@ -116,6 +117,7 @@ class Evaluation(NamedTuple):
     """Pictures to a row."""
 
 
+@runtime_checkable
 class Stage(Protocol):
     """All that the loop, checkpoints, resuming, signals and devices know of what is trained."""
 

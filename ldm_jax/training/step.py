@@ -85,4 +85,4 @@ def train_step(
     kept = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
     skipped = jnp.where(finite, 0, state.skipped + 1)
     metrics["skipped"] = skipped.astype(jnp.float32)
-    return TrainState(state.step + 1, *kept, skipped), metrics
+    return TrainState(state.step + 1, kept[0], kept[1], kept[2], skipped), metrics

@@ -1,3 +1,5 @@
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -5,8 +7,9 @@ import numpy as np
 import pytest
 
 import ldm_jax
+from ldm_jax.diffusion import guidance
 from ldm_jax.errors import InputError
-from ldm_jax.pipeline import everywhere, make_schedule
+from ldm_jax.pipeline import everywhere
 from ldm_jax.pipeline.compiled import sample_batch
 
 
@@ -39,10 +42,10 @@ def test_labels_are_shared_equally(model):
 
 
 def test_one_compilation_serves_every_seed_label_and_guidance(model):
-    model.sample(jax.random.key(0), labels=[1, 2], steps=3, guidance=1.0)
+    model.sample(jax.random.key(0), labels=[1, 2], steps=3, guidance=1.5)
     before = sample_batch._cache_size()
-    for seed, guidance in ((1, 2.0), (2, 7.5), (3, 0)):
-        model.sample(jax.random.key(seed), labels=[seed, 5], steps=3, guidance=guidance)
+    for seed, scale in ((1, 2.0), (2, 7.5), (3, 0)):
+        model.sample(jax.random.key(seed), labels=[seed, 5], steps=3, guidance=scale)
     assert sample_batch._cache_size() == before
 
 
@@ -112,7 +115,7 @@ def test_save_and_load_is_the_identity(model, tmp_path):
     again = ldm_jax.load(tmp_path)
     chex.assert_trees_all_equal(model.denoiser_params, again.denoiser_params)
     chex.assert_trees_all_equal(model.autoencoder_params, again.autoencoder_params)
-    for field in ("denoiser", "autoencoder", "diffusion", "sampling", "class_names", "image_size"):
+    for field in ("denoiser", "autoencoder", "process", "sampling", "conditions", "shape"):
         assert getattr(model, field) == getattr(again, field)
     assert again.class_names[9] == "Ankle boot"
     a, b = (m.sample(jax.random.key(0), num=2, steps=2) for m in (model, again))
@@ -126,17 +129,6 @@ def test_every_named_sampler_runs(model, steps):
         chex.assert_shape(out, (1, 32, 32, 1))
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "scaled_linear", "squaredcos_cap_v2"])
-def test_schedules_by_name(schedule):
-    from ldm_jax.config import DiffusionConfig
-    from ldm_jax.diffusion.schedules import Schedule
-
-    made = make_schedule(DiffusionConfig(schedule=schedule))
-    assert isinstance(made, Schedule)
-    np.testing.assert_allclose(made.alpha(jnp.zeros(())), 1.0, atol=1e-6)
-    assert float(made.alpha(jnp.ones(()))) < 0.1
-
-
 def test_a_damaged_model_is_one_line(model, tmp_path):
     model.save(tmp_path)
     weights = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
@@ -147,11 +139,107 @@ def test_a_damaged_model_is_one_line(model, tmp_path):
             ldm_jax.load(tmp_path)
         assert "\n" not in str(caught.value)
     weights.write_bytes(data)
-    (tmp_path / "model_index.json").write_text('{"_class_name": "LatentDiffusion", "vae": []}')
-    with pytest.raises(InputError, match="lacks image_size"):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "LatentDiffusion", "format": 2, "vae": []}')
+    with pytest.raises(InputError, match="lacks shape"):
         ldm_jax.load(tmp_path)
 
 
 def test_wrong_image_sizes(model):
     with pytest.raises(InputError, match="multiples of 4"):
         model.encode(jnp.zeros((1, 30, 32, 1)))
+
+
+def test_guidance_of_one_evaluates_one_branch(model, monkeypatch):
+    """With labels as with texts."""
+    from ldm_jax.pipeline import compiled
+
+    seen = []
+    monkeypatch.setattr(compiled, "branches", lambda *a: seen.append(a) or guidance.branches(*a))
+    model.sample(jax.random.key(0), labels=[1, 2, 3], steps=2, guidance=1)
+    assert not seen
+    model.sample(jax.random.key(0), labels=[1, 2, 3], steps=2, guidance=1.25)
+    assert seen
+
+
+def test_a_key_and_a_scale_for_each_image(model):
+    key, labels = jax.random.key(4), [1, 2, 3]
+    whole = model.sample(key, labels=labels, steps=2, guidance=2.0)
+    each = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(3))
+    np.testing.assert_array_equal(model.sample(each, labels=labels, steps=2, guidance=2.0), whole)
+    mixed = model.sample(key, labels=labels, steps=2, guidance=[2.0, 5.0, 2.0])
+    assert [np.abs(a.astype(int) - b).max() > 1 for a, b in zip(mixed, whole, strict=True)] == [False, True, False]
+    part = model.sample(key, labels=labels, steps=2, guidance=2.0, num=1, first=2)
+    assert np.abs(part[0].astype(int) - whole[2]).max() <= 1
+
+
+def test_classes_by_name(model):
+    by_name = model.sample(jax.random.key(0), labels=["Bag", "ankle boot"], steps=2)
+    np.testing.assert_array_equal(by_name, model.sample(jax.random.key(0), labels=[8, 9], steps=2))
+    assert len(model.sample(jax.random.key(0), labels="Bag", steps=2)) == 1
+
+
+def test_the_denoiser_as_a_function(model):
+    """What everybody wrote by hand: guided estimates, ready for the one sampler of the library."""
+    told = model.tell(labels=[3, 4], guidance=2.0)
+    denoise = model.denoise(told.cond, told.null, guidance=2.0)
+    plan = model.recipe(steps=3).plan()
+    noise = jax.random.normal(jax.random.key(0), (2, *model.latent_shape))
+    z = ldm_jax.sample(denoise, plan.sampler, plan.schedule, plan.grid, noise, jax.random.key(1))
+    wanted = model.sample(jax.random.key(1), labels=[3, 4], steps=3, guidance=2.0, latents=noise, output="latents")
+    np.testing.assert_allclose(z, wanted, atol=1e-4)
+
+
+def test_drawing_within_jit(model):
+    draw = jax.jit(lambda key: model.sample(key, labels=[1, 2], steps=2, output="latents"))
+    wanted = model.sample(jax.random.key(3), labels=[1, 2], steps=2, output="latents")
+    np.testing.assert_allclose(draw(jax.random.key(3)), wanted, atol=1e-5)
+
+
+def test_large_images_are_decoded_in_tiles(model):
+    drawn = model.sample(jax.random.key(0), labels=[1], steps=2, height=64, width=64, tile=32)
+    chex.assert_shape(drawn, (1, 64, 64, 1))
+
+
+WRONG = [
+    ({"guidance": float("nan")}, "guidance: nan must be finite"),
+    ({"guidance": "much"}, "guidance: 'much' must be a number"),
+    ({"steps": 2.5}, "steps: 2.5 must be a whole number"),
+    ({"num": 0}, "num: 0 must be"),
+    ({"labels": ["cat"]}, "label: 'cat' must be one of T-shirt"),
+    ({"labels": []}, "label: name one or more"),
+    ({"image": np.zeros((1, 8, 8, 1))}, "image: this model takes labels"),
+    ({"colour": "red"}, "colour: this model takes labels"),
+    ({"latents": np.full((1, 8, 8, 4), np.nan, np.float32)}, "draws NaN or infinity"),
+    ({"guidance": [1.0, 2.0], "labels": [1, 2, 3]}, "guidance: 2 scales"),
+]
+
+
+@pytest.mark.parametrize(("asked", "message"), WRONG, ids=lambda value: str(value)[:30])
+def test_wrong_questions_are_one_line(asked, message, model):
+    with pytest.raises(InputError, match=message) as caught:
+        model.sample(jax.random.key(0), **{"steps": 1, **asked})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_key_that_is_none(model):
+    with pytest.raises(InputError, match="key: 0 must be a key"):
+        model.sample(0)
+
+
+def test_guidance_of_a_model_that_never_dropped_its_labels(model):
+    label = dataclasses.replace(model.conditions[0], dropout=0.0)
+    sure = dataclasses.replace(model, conditions=(label,))
+    with pytest.raises(InputError, match="guidance: 2 must be 1, for this model never saw"):
+        sure.sample(jax.random.key(0), labels=[1], steps=1, guidance=2.0)
+    chex.assert_shape(sure.sample(jax.random.key(0), labels=[1], steps=1, guidance=1.0), (1, 32, 32, 1))
+
+
+def test_images_are_encoded_in_whatever_range_they_come(model):
+    pixels = np.arange(2 * 32 * 32, dtype=np.uint8).reshape(2, 32, 32, 1)
+    np.testing.assert_allclose(model.encode(pixels), model.encode(pixels / np.float32(127.5) - 1.0), atol=1e-6)
+    with pytest.raises(InputError, match=r"must be uint8, or floats in \[-1, 1\]"):
+        model.encode(pixels.astype(np.float32))
+    with pytest.raises(InputError, match="must be uint8"):
+        model.encode(pixels.astype(np.int32))
+    with pytest.raises(InputError, match=r"images: \(32, 32, 1\) must be \[n h w 1\]"):
+        model.encode(pixels[0])

@@ -16,8 +16,9 @@ from safetensors.numpy import load_file
 
 import ldm_jax
 from ldm_jax import cli
+from ldm_jax.diffusion import samplers
 from ldm_jax.errors import InputError
-from ldm_jax.pipeline import Process, Scheduler
+from ldm_jax.pipeline import OwnSampler, Recipe, Scheduler
 from ldm_jax.pretrained.conversion import convert
 
 NAMES = pipelines.script().NAMES
@@ -74,7 +75,7 @@ def test_saved_back_bit_for_bit(name, models, folders, tmp_path):
             for key in ("scaling_factor", "shift_factor"):
                 assert ours.get(key) == theirs.get(key)
     again = ldm_jax.load(tmp_path)
-    for field in ("autoencoder", "denoiser", "diffusion", "sampling", "class_names", "image_size", "published"):
+    for field in ("autoencoder", "denoiser", "process", "scheduler", "sampling", "class_names", "shape", "published"):
         assert getattr(again, field) == getattr(model, field)
     np.testing.assert_array_equal(again.latent_mean, model.latent_mean)
     np.testing.assert_array_equal(again.latent_std, model.latent_std)
@@ -159,12 +160,16 @@ def test_a_t5_may_be_left_out(folders, models):
 
 def test_samplers_by_name_visit_the_levels_of_the_scheduler(models):
     """PNDM's own grid holds its warm-up; the other samplers get the levels that it stands for."""
-    scheduler = models["sd15"].diffusion
+    scheduler = models["sd15"].scheduler
     assert scheduler.record["_class_name"] == "PNDMScheduler"
     ddim = Scheduler(json.dumps({**scheduler.record, "_class_name": "DDIMScheduler", "clip_sample": False}))
-    ours, theirs = Process(scheduler, "dpmpp_2m", 7).plan(), Process(ddim, "scheduler", 7).plan()
+
+    def plan(scheduler, sampler):
+        return Recipe(scheduler.process, sampler, 7, scheduler=scheduler).plan()
+
+    ours, theirs = plan(scheduler, samplers.SAMPLER_CHOICES["dpmpp_2m"]()), plan(ddim, OwnSampler())
     np.testing.assert_array_equal(ours.grid, theirs.grid)
-    assert len(Process(scheduler, "scheduler", 7).plan().grid) > len(ours.grid) == 8
+    assert len(plan(scheduler, OwnSampler()).grid) > len(ours.grid) == 8
 
 
 def test_bfloat16(folders):

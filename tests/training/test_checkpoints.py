@@ -6,17 +6,22 @@ import sys
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import NamedSharding, PartitionSpec
 
-from ldm_jax.training.checkpoints import Checkpoints
+from ldm_jax.errors import InputError
+from ldm_jax.mesh import device_mesh
+from ldm_jax.training.checkpoints import Checkpoints, fingerprints
 from ldm_jax.training.parallel import make_strategy
 from ldm_jax.training.step import TrainState
 
 
 def state(step):
-    return TrainState(
-        jnp.asarray(step), {"w": jnp.arange(4096.0) * step}, {"w": jnp.ones(4096) * step}, (jnp.zeros(64),)
-    )
+    params, ema = {"w": jnp.arange(4096.0) * step}, {"w": jnp.ones(4096) * step}
+    return TrainState(jnp.asarray(step), params, ema, (jnp.zeros(64),), jnp.asarray(0))
 
 
 def template(like, name="pmap"):
@@ -97,3 +102,53 @@ def test_a_step_can_be_saved_again_after_its_checkpoint_was_damaged(saved, tmp_p
     checkpoints.save(3, state(3))
     checkpoints.close()
     assert Checkpoints(copy).restore(template(state(3)))[0] == 3
+
+
+def test_another_experiments_checkpoint_is_refused_and_stays(saved, tmp_path):
+    """Neither damage nor a reason to begin at 0: one line, and the folder as it was."""
+    copy = shutil.copytree(saved, tmp_path / "stage")
+    other = state(3)._replace(params={"w": jnp.zeros(4095)})
+    with pytest.raises(
+        InputError, match=r"holds float32 \[4096\] at \.params\['w'\], this experiment has float32 \[4095\]"
+    ):
+        Checkpoints(copy).restore(template(other))
+    more = state(3)._replace(opt_state=(jnp.zeros(64), jnp.zeros(3)))
+    with pytest.raises(InputError, match="holds nothing at"):
+        Checkpoints(copy).restore(template(more))
+    assert sorted(path.name for path in copy.iterdir()) == ["2", "3"]
+
+
+def test_what_a_stage_builds_on_is_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "stage", {"autoencoder": "a"})
+    checkpoints.save(1, state(1))
+    checkpoints.close()
+    assert Checkpoints(tmp_path / "stage", {"autoencoder": "a"}).restore(template(state(1)))[0] == 1
+    with pytest.raises(InputError, match="trained with another autoencoder than there is now"):
+        Checkpoints(tmp_path / "stage", {"autoencoder": "b"}).restore(template(state(1)))
+
+
+def test_nothing_that_is_not_finite_is_saved(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "stage")
+    for field in ("params", "ema"):
+        broken = state(1)._replace(**{field: {"w": jnp.full(4096, jnp.nan)}})
+        assert not checkpoints.save(1, broken)
+    assert checkpoints.save(1, state(1))
+    checkpoints.close()
+    assert checkpoints.newest == 1
+
+
+@given(st.integers(0, 4095), st.integers(0, 31))
+@settings(deadline=None, max_examples=30)
+def test_any_flipped_bit_changes_the_fingerprint(place, bit):
+    array = np.arange(4096, dtype=np.float32)
+    before, _ = fingerprints({"a": jnp.asarray(array)})
+    array.view(np.uint32)[place] ^= np.uint32(1 << bit)
+    assert fingerprints({"a": jnp.asarray(array)})[0] != before
+
+
+def test_a_fingerprint_does_not_depend_on_where_an_array_lies():
+    whole = {"w": jnp.arange(64.0).reshape(8, 8), "n": jnp.arange(8, dtype=jnp.int32), "h": jnp.ones(16, jnp.bfloat16)}
+    split = NamedSharding(device_mesh(), PartitionSpec("data"))
+    placed = jax.tree.map(lambda x: jax.device_put(x, split), whole)
+    assert not placed["w"].sharding.is_fully_replicated
+    assert fingerprints(placed)[0] == fingerprints(whole)[0]

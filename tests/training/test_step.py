@@ -11,13 +11,14 @@ import pytest
 
 from ldm_jax.diffusion.samplers import normal
 from ldm_jax.training.parallel import make_strategy
-from ldm_jax.training.step import TrainState, ema_decay, train_step
+from ldm_jax.training.stage import Context
+from ldm_jax.training.step import ema_decay, started, train_step
 
 KEY = jax.random.key(3)
 RATE = 0.1
 
 
-def noisy_loss(params, batch, keys):
+def noisy_loss(params, batch, keys, context=Context()):  # noqa: B008
     """Squared error of a linear model on inputs with per-example noise; the noise is reported."""
     noise = normal(keys, batch["x"])
     return jnp.square((batch["x"] + noise) @ params["w"] - batch["y"]), {"noise": noise[:, 0]}
@@ -25,7 +26,7 @@ def noisy_loss(params, batch, keys):
 
 def init(key):
     params = {"w": jax.random.normal(key, (8,))}
-    return TrainState(jnp.zeros((), jnp.int32), params, params, optax.sgd(RATE).init(params))
+    return started(params, optax.sgd(RATE))
 
 
 def batch(n=16):
@@ -65,14 +66,14 @@ def test_accumulation_changes_nothing():
 
 
 def test_noise_differs_between_examples_and_steps():
-    def noise_of(params, batch, keys):
+    def noise_of(params, batch, keys, context):
         return jnp.zeros(len(keys)), {}
 
     seen = []
 
-    def spy(params, batch, keys):
+    def spy(params, batch, keys, context):
         seen.append(normal(keys, batch["x"]))
-        return noise_of(params, batch, keys)
+        return noise_of(params, batch, keys, context)
 
     state = init(KEY)
     step(loss_fn=spy)(state, on_device(), KEY)
@@ -85,7 +86,7 @@ def test_noise_differs_between_examples_and_steps():
 def test_devices_see_different_noise(name):
     """Fails when one key is replicated over the devices, as in a known JAX diffusion trainer."""
 
-    def spread(params, batch, keys):
+    def spread(params, batch, keys, context):
         noise = normal(keys, batch["x"])[:, 0]
         # With equal noise on all devices the mean of per-example noise over 16 examples takes 2 values, not 16.
         return jnp.zeros(len(keys)) * params["w"].sum(), {
@@ -116,7 +117,7 @@ def test_one_and_eight_devices_agree(name):
 
 
 def test_fsdp_is_born_sharded_and_stays_so():
-    strategy = make_strategy("fsdp", step())
+    strategy = make_strategy("fsdp", step(), least=1)
     state = strategy.create(init, KEY)
     for _ in range(2):
         assert state.params["w"].sharding.spec == jax.sharding.PartitionSpec("data")
@@ -132,3 +133,43 @@ def test_state_stays_one_replicated_array_under_pmap():
     state, _ = strategy.step(state, strategy.put(batch()), KEY)
     assert state.params["w"].sharding.is_equivalent_to(before, 1)
     assert state.params["w"].is_fully_replicated
+
+
+@pytest.mark.parametrize("bad", ["loss", "gradient"])
+def test_what_is_not_finite_changes_nothing_but_the_counts(bad):
+    """A NaN gradient at a finite loss counts, too; the next good step goes on as if nothing had been."""
+
+    def sometimes(params, batch, keys, context):
+        loss, _ = noisy_loss(params, batch, keys)
+        broken = jnp.where(context.step == 1, jnp.nan, 1.0)
+        # sqrt(0 w) has a finite value and an infinite slope.
+        odd = jnp.sqrt(jnp.where(context.step == 1, 0.0, 1.0) * jnp.square(params["w"]).sum())
+        return (loss * broken if bad == "loss" else loss + odd), {}
+
+    run = jax.jit(step(loss_fn=sometimes, optimizer=optax.adam(RATE)))
+    first, _ = run(started(init(KEY).params, optax.adam(RATE)), batch(), KEY)
+    second, metrics = run(first, batch(), KEY)
+    assert (int(second.step), int(second.skipped), float(metrics["skipped"])) == (2, 1, 1.0)
+    chex.assert_trees_all_equal(second[1:4], first[1:4])
+    third, metrics = run(second, batch(), KEY)
+    assert (int(third.skipped), float(metrics["skipped"])) == (0, 0.0)
+    assert not np.array_equal(third.params["w"], second.params["w"])
+
+
+def test_a_loss_sees_the_step_the_average_and_the_frozen():
+    def seen(params, batch, keys, context):
+        loss = jnp.zeros(len(keys)) * params["w"].sum()
+        both = {"step": context.step, "ema": context.ema["w"][0], "frozen": context.frozen["k"]}
+        return loss, {name: jnp.broadcast_to(value, loss.shape).astype(jnp.float32) for name, value in both.items()}
+
+    state = init(KEY)._replace(step=jnp.asarray(7), ema={"w": jnp.full(8, 3.0)})
+    for name in ("pmap", "fsdp"):
+        strategy = make_strategy(name, step(loss_fn=seen))
+        placed = strategy.create(lambda key: state, KEY)
+        _, metrics = strategy.step(placed, strategy.put(batch()), KEY, strategy.replicate({"k": jnp.asarray(5.0)}))
+        assert [float(metrics[key]) for key in ("step", "ema", "frozen")] == [7.0, 3.0, 5.0]
+
+
+def test_small_arrays_are_not_sharded():
+    strategy = make_strategy("fsdp", step(), least=9)
+    assert strategy.create(init, KEY).params["w"].sharding.is_fully_replicated

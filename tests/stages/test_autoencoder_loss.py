@@ -10,7 +10,6 @@ import numpy as np
 import optax
 import pytest
 
-from ldm_jax.config import LossConfig, TrainingConfig
 from ldm_jax.models import (
     LPIPS,
     AutoencoderConfig,
@@ -23,13 +22,15 @@ from ldm_jax.models import (
     apply,
     make_autoencoder,
 )
-from ldm_jax.training.adversarial import discriminator_loss, generator_loss, lecam, r1
-from ldm_jax.training.bottleneck import move, perplexity
-from ldm_jax.training.equivariance import shrink, symmetry
-from ldm_jax.training.first_stage import LAST_LAYER, autoencoder_loss, init_first_stage, with_last_layer
-from ldm_jax.training.optimizer import make_first_stage_optimizer
+from ldm_jax.stages import AutoencoderLoss
+from ldm_jax.stages.adversarial import discriminator_loss, generator_loss, lecam, r1
+from ldm_jax.stages.autoencoder import first_stage_optimizer
+from ldm_jax.stages.autoencoder_loss import LAST_LAYER, autoencoder_loss, init_first_stage, with_last_layer
+from ldm_jax.stages.bottleneck import move, perplexity
+from ldm_jax.stages.equivariance import shrink, symmetry
 from ldm_jax.training.parallel import AXIS, make_strategy
-from ldm_jax.training.step import TrainState, train_step
+from ldm_jax.training.stage import Context, Training
+from ldm_jax.training.step import started, train_step
 
 KEY = jax.random.key(0)
 KEYS = jax.random.split(KEY, 8)
@@ -40,9 +41,9 @@ FSQ = FSQConfig(**SMALL, latent_channels=2, attention=False, levels=(5, 4))
 TINY = TinyAutoencoderConfig(1, 2, (4, 4), (1, 1), (4, 4), (1, 1))
 DISCRIMINATOR = Discriminator(DiscriminatorConfig(1, 4, 1))
 IMAGES = jax.random.uniform(jax.random.key(1), (8, 8, 8, 1), minval=-1.0)
-BATCH = {"image": IMAGES, "adversarial": jnp.ones(8), "index": jnp.arange(8, dtype=jnp.int32)}
-PLAIN = LossConfig()
-GAME = LossConfig(adversarial_weight=0.5)
+BATCH = {"image": IMAGES, "index": jnp.arange(8, dtype=jnp.int32)}
+PLAIN = AutoencoderLoss()
+ADVERSARIAL = AutoencoderLoss(adversarial_weight=0.5)
 
 
 def params_of(config, loss=PLAIN, discriminator=None):
@@ -54,7 +55,7 @@ def params_of(config, loss=PLAIN, discriminator=None):
 def test_kl_loss(kind, reduction):
     module = make_autoencoder(dataclasses.replace(KL, sigmoid_output=kind == "bce"))
     params = params_of(module.config)
-    loss_fn = autoencoder_loss(module, LossConfig(kind, kl_weight=0.5, reduction=reduction))
+    loss_fn = autoencoder_loss(module, AutoencoderLoss(kind, kl_weight=0.5, reduction=reduction))
     loss, metrics = jax.jit(loss_fn)(params, BATCH, KEYS)
     chex.assert_shape([loss, *metrics.values()], (8,))
     scale = 64.0 if reduction == "sum" else 1.0
@@ -65,7 +66,7 @@ def test_kl_loss(kind, reduction):
 
 @pytest.mark.parametrize("config", [KL, VQ, FSQ, TINY], ids=lambda c: type(c).__name__)
 def test_every_first_stage_plays_the_whole_game(config):
-    loss = dataclasses.replace(GAME, lecam_weight=0.1, r1_weight=0.1)
+    loss = dataclasses.replace(ADVERSARIAL, lecam_weight=0.1, r1_weight=0.1)
     module, params = make_autoencoder(config), params_of(config, loss, DISCRIMINATOR)
     loss_fn = autoencoder_loss(module, loss, discriminator=DISCRIMINATOR)
 
@@ -85,12 +86,12 @@ def test_perception_by_two_networks_is_their_sum():
     network = LPIPS(LPIPSConfig("alexnet"))
     drawn = [jax.jit(network.init)(jax.random.key(i), *network.example_inputs())["params"] for i in (0, 1)]
     module, params = make_autoencoder(KL), params_of(KL)
-    loss_fn = partial(autoencoder_loss, module, LossConfig(perceptual_weight=0.5))
+    loss_fn = partial(autoencoder_loss, module, AutoencoderLoss(perceptual_weight=0.5))
     plain, _ = jax.jit(loss_fn())(params, BATCH, KEYS)
     distance = {}
     for which in ((0,), (1,), (0, 1)):
         frozen = {"perceptual": [drawn[i] for i in which]}
-        loss, metrics = jax.jit(loss_fn([network] * len(which)))(params, BATCH, KEYS, frozen)
+        loss, metrics = jax.jit(loss_fn([network] * len(which)))(params, BATCH, KEYS, Context(frozen=frozen))
         np.testing.assert_allclose(loss - plain, 0.5 * metrics["lpips"], rtol=1e-3)
         distance[which] = metrics["lpips"]
     assert np.abs(distance[0,]).min() > 0
@@ -118,7 +119,7 @@ def by_hand(config, params, adaptive_weight):
 
 @pytest.mark.parametrize("adaptive", [True, False])
 def test_the_generators_gradient_is_that_of_the_formula(adaptive):
-    config = LossConfig(kl_weight=0.01, adversarial_weight=0.5, adaptive=adaptive)
+    config = AutoencoderLoss(kl_weight=0.01, adversarial_weight=0.5, adaptive=adaptive)
     params = params_of(KL, config, DISCRIMINATOR)
     loss_fn = autoencoder_loss(make_autoencoder(KL), config, discriminator=DISCRIMINATOR)
     gradient, metrics = jax.jit(
@@ -139,18 +140,17 @@ def test_the_generators_gradient_is_that_of_the_formula(adaptive):
 
 
 def test_the_discriminator_learns_before_the_generator_sees_it():
-    params = params_of(KL, GAME, DISCRIMINATOR)
-    loss_fn = autoencoder_loss(make_autoencoder(KL), GAME, discriminator=DISCRIMINATOR)
-    alone = autoencoder_loss(make_autoencoder(KL), LossConfig())
+    params = params_of(KL, ADVERSARIAL, DISCRIMINATOR)
+    later = dataclasses.replace(ADVERSARIAL, adversarial_start=7)
+    loss_fn = autoencoder_loss(make_autoencoder(KL), later, discriminator=DISCRIMINATOR)
+    alone = autoencoder_loss(make_autoencoder(KL), AutoencoderLoss())
 
-    def gradient(f, p, seen):
-        return jax.jit(jax.grad(lambda p: f(p, {**BATCH, "adversarial": seen}, KEYS)[0].mean()))(p)
+    def gradient(f, p, step):
+        return jax.jit(jax.grad(lambda p: f(p, BATCH, KEYS, Context(step))[0].mean()))(p)
 
-    before = gradient(loss_fn, params, jnp.zeros(8))
-    chex.assert_trees_all_close(
-        before["autoencoder"], gradient(alone, params, jnp.zeros(8))["autoencoder"], rtol=1e-4, atol=1e-7
-    )
-    after = gradient(loss_fn, params, jnp.ones(8))
+    before = gradient(loss_fn, params, 6)
+    chex.assert_trees_all_close(before["autoencoder"], gradient(alone, params, 6)["autoencoder"], rtol=1e-4, atol=1e-7)
+    after = gradient(loss_fn, params, 7)
     chex.assert_trees_all_close(before["discriminator"], after["discriminator"])
     assert optax.tree.norm(before["discriminator"]) > 0
     assert not np.allclose(
@@ -192,24 +192,24 @@ def test_symmetries_are_the_eight_of_the_square():
 
 
 def test_equivariance_adds_its_term_and_reaches_the_encoder():
-    loss = LossConfig(equivariance_weight=2.0)
+    loss = AutoencoderLoss(equivariance_weight=2.0)
     module, params = make_autoencoder(KL), params_of(KL)
     each, metrics = jax.jit(autoencoder_loss(module, loss))(params, BATCH, KEYS)
-    plain, _ = jax.jit(autoencoder_loss(module, LossConfig()))(params, BATCH, KEYS)
+    plain, _ = jax.jit(autoencoder_loss(module, AutoencoderLoss()))(params, BATCH, KEYS)
     np.testing.assert_allclose(each - plain, 2.0 * metrics["equivariance"], rtol=1e-4)
 
 
 def stepper(config, loss, discriminator, trains="all", strategy="pmap", devices=8, rate=1e-2):
-    training = TrainingConfig(steps=100, learning_rate=rate, warmup=0)
+    training = Training(steps=100, learning_rate=rate, warmup=0)
     axis = AXIS if strategy == "pmap" else None
     module = make_autoencoder(config)
-    optimizer = make_first_stage_optimizer(training, loss.codebook, trains)
+    optimizer = first_stage_optimizer(training, loss.codebook, trains)
     loss_fn = autoencoder_loss(module, loss, discriminator=discriminator, axis_name=axis)
     step = partial(train_step, loss_fn=loss_fn, optimizer=optimizer, ema=0.9)
 
     def init(key):
         params = init_first_stage(module, discriminator, loss, key)
-        return TrainState(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), optimizer.init(params))
+        return started(params, optimizer)
 
     made = make_strategy(strategy, step, jax.devices()[:devices])
     return made, made.create(init, KEY)
@@ -217,7 +217,7 @@ def stepper(config, loss, discriminator, trains="all", strategy="pmap", devices=
 
 @pytest.mark.parametrize(("strategy", "config"), [("pmap", VQ), ("fsdp", VQ)])
 def test_one_and_eight_devices_agree(strategy, config):
-    loss = dataclasses.replace(GAME, lecam_weight=0.1)
+    loss = dataclasses.replace(ADVERSARIAL, lecam_weight=0.1)
     found = {}
     for devices in (1, 8):
         made, state = stepper(config, loss, DISCRIMINATOR, strategy=strategy, devices=devices)
@@ -231,7 +231,7 @@ def test_one_and_eight_devices_agree(strategy, config):
 
 
 def test_rare_codes_restart_on_latents_of_the_batch():
-    made, state = stepper(VQ, LossConfig(), None, devices=1)
+    made, state = stepper(VQ, AutoencoderLoss(), None, devices=1)
     before = np.asarray(state.params["autoencoder"]["codebook"])
     batch = made.put(jax.tree.map(np.asarray, BATCH))
     latents = apply(make_autoencoder(VQ), state.params["autoencoder"], IMAGES, method="encode").reshape(-1, 2)
@@ -248,7 +248,7 @@ def test_rare_codes_restart_on_latents_of_the_batch():
 
 
 def test_an_averaged_codebook_settles_on_its_latents_means():
-    loss = LossConfig(restart_below=0.0)
+    loss = AutoencoderLoss(restart_below=0.0)
     made, state = stepper(VQ, loss, None, devices=1, rate=0.0)
     module = make_autoencoder(VQ)
     centres = jax.random.normal(jax.random.key(5), (16, 2)) * 0.05
@@ -265,7 +265,7 @@ def test_an_averaged_codebook_settles_on_its_latents_means():
 
 
 def test_a_codebook_trained_by_the_loss_and_a_decoder_trained_alone():
-    loss = LossConfig(codebook="gradient")
+    loss = AutoencoderLoss(codebook="gradient")
     for trains, moving in (
         ("all", {"encoder", "quant", "codebook", "decoder", "post_quant"}),
         ("decoder", {"decoder", "post_quant"}),

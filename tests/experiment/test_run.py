@@ -12,13 +12,15 @@ import jax
 import numpy as np
 import pytest
 
-from ldm_jax.config import LossConfig
-from ldm_jax.errors import InputError
-from ldm_jax.models import AutoencoderConfig, UNetConfig, VQConfig
+from ldm_jax.config import Pretrained
+from ldm_jax.errors import Diverged, InputError
+from ldm_jax.experiment import Run
+from ldm_jax.experiment.workdir import flat
+from ldm_jax.models import UNetConfig, VQConfig
 from ldm_jax.pipeline import load
 from ldm_jax.pretrained.parts import load_part
+from ldm_jax.stages import AutoencoderLoss, AutoencoderTraining, DenoiserTraining
 from ldm_jax.training.parallel import make_strategy
-from ldm_jax.training.run import Run, flat
 
 
 @pytest.fixture(autouse=True)
@@ -81,8 +83,7 @@ def test_a_unet_in_place_of_the_transformer(tiny_config, tmp_path):
         tiny_config,
         data=dataclasses.replace(tiny_config.data, limit=16, batch_size=8),
         denoiser=UNetConfig(**small, num_classes=-1),
-        autoencoder_training=dataclasses.replace(tiny_config.autoencoder_training, **few),
-        denoiser_training=dataclasses.replace(tiny_config.denoiser_training, **few),
+        stages=tuple(dataclasses.replace(stage, **few) for stage in tiny_config.stages),
     )
     run = Run(config, tmp_path)
     run.train()
@@ -115,10 +116,10 @@ def test_flips_accumulation_and_images_without_labels(tiny_config, tmp_path):
         tiny_config,
         data=dataclasses.replace(tiny_config.data, source=f"npz:{tmp_path / 'noise.npz'}", flip=True),
         autoencoder=dataclasses.replace(tiny_config.autoencoder, image_channels=3, sigmoid_output=True),
-        autoencoder_loss=dataclasses.replace(tiny_config.autoencoder_loss, reconstruction="bce"),
-        autoencoder_training=dataclasses.replace(tiny_config.autoencoder_training, steps=2, accumulate=2),
-        denoiser_training=dataclasses.replace(tiny_config.denoiser_training, steps=2),
+        sampling=dataclasses.replace(tiny_config.sampling, guidance=3.0),
     )
+    loss = dataclasses.replace(config.stage(AutoencoderTraining).loss, reconstruction="bce")
+    config = config.with_stages(autoencoder={"steps": 2, "accumulate": 2, "loss": loss}, denoiser={"steps": 2})
     run = Run(config, tmp_path / "run")
     run.train()
     moments = np.load(tmp_path / "run" / "latents" / "moments.npy")
@@ -128,34 +129,75 @@ def test_flips_accumulation_and_images_without_labels(tiny_config, tmp_path):
 
 
 def test_a_changed_autoencoder_means_new_latents(trained, tiny_config, tmp_path, caplog):
+    """And a denoiser that was trained on the old ones is never saved beside it: it is refused or trained anew."""
     copy = shutil.copytree(trained, tmp_path / "copy")
-    longer = dataclasses.replace(tiny_config.autoencoder_training, steps=9)
-    Run(dataclasses.replace(tiny_config, autoencoder_training=longer), copy).train("autoencoder")
+    longer = tiny_config.with_stages(autoencoder={"steps": 9})
+    before = weights(copy)
+    for stage in ("autoencoder", "all"):
+        with pytest.raises(
+            InputError, match=r"stages.autoencoder.steps: 9 would change the latents that .* trained on"
+        ):
+            Run(longer, copy).train(stage)
+    assert weights(copy) == before
+    shutil.rmtree(copy / "denoiser")
+    Run(longer, copy).train("autoencoder")
     assert "encoding 64 images into latents" in caplog.text
     caplog.clear()
-    Run(dataclasses.replace(tiny_config, autoencoder_training=longer), copy).train("autoencoder")
+    Run(longer, copy).train("autoencoder")
     assert "encoding" not in caplog.text
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tiny_config, tmp_path):
-    training = dataclasses.replace(tiny_config.autoencoder_training, learning_rate=1e30, clip=0.0, warmup=0)
-    with pytest.raises(FloatingPointError, match="loss is"):
-        Run(dataclasses.replace(tiny_config, autoencoder_training=training), tmp_path).train("autoencoder")
+def test_a_denoiser_of_other_latents_is_refused(trained, tiny_config, tmp_path):
+    copy = shutil.copytree(trained, tmp_path / "copy")
+    other = tmp_path / "other"
+    Run(dataclasses.replace(tiny_config, seed=1), other).train("autoencoder")
+    shutil.rmtree(copy / "autoencoder")
+    shutil.copytree(other / "autoencoder", copy / "autoencoder")
+    with pytest.raises(InputError, match="trained with another autoencoder than there is now"):
+        Run(tiny_config, copy).train()
+    assert (copy / "denoiser" / "8").is_dir()
+
+
+def records(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_diverged_run_saves_nothing_broken(tiny_config, tmp_path):
+    """Saved between log lines, watched by none: the update of a step breaks it, the next one notices."""
+    broken = {"learning_rate": 1e30, "clip": 0.0, "warmup": 0, "log_every": 24, "sample_every": 24, "patience": 3}
+    config = tiny_config.with_stages(autoencoder={**broken, "steps": 24, "checkpoint_every": 1})
+    with pytest.raises(Diverged, match="not finite from step 2 on; there is no checkpoint yet; a lower learning_rate"):
+        Run(config, tmp_path).train("autoencoder")
+    assert not any((tmp_path / "autoencoder").glob("[0-9]*"))
+    # What the message advises is allowed, and the run begins again.
+    Run(config.with_stages(autoencoder={"learning_rate": 1e-3, "clip": 1.0, "steps": 2}), tmp_path).train("autoencoder")
+    assert all(np.isfinite(line["loss"]) for line in records(tmp_path))
+
+
+def test_good_checkpoints_outlive_a_divergence(tiny_config, tmp_path):
+    good = tiny_config.with_stages(autoencoder={"steps": 4, "checkpoint_every": 2})
+    Run(good, tmp_path).train("autoencoder")
+    broken = {"steps": 24, "learning_rate": 1e30, "clip": 0.0, "checkpoint_every": 1, "log_every": 24, "patience": 2}
+    with pytest.raises(Diverged, match="the checkpoint of step 4 is kept"):
+        Run(good.with_stages(autoencoder=broken), tmp_path).train("autoencoder")
+    assert sorted(path.name for path in (tmp_path / "autoencoder").glob("[0-9]*"))[-1] == "4"
+    lines = [
+        json.loads(line, parse_constant=lambda name: pytest.fail(name))
+        for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert [line["step"] for line in lines][:4] == [1, 2, 3, 4]
 
 
 def test_same_losses_on_one_and_on_eight_devices(tiny_config, tmp_path, monkeypatch):
     """Both stages, 20 steps, to 1e-4 relative; what differs is the number of devices alone."""
-    from ldm_jax.training import run as module
+    from ldm_jax.training import loop as module
 
-    config = dataclasses.replace(
-        tiny_config,
-        autoencoder_training=dataclasses.replace(tiny_config.autoencoder_training, steps=20, sample_every=20),
-        denoiser_training=dataclasses.replace(tiny_config.denoiser_training, steps=20, sample_every=20),
-    )
+    longer = {"steps": 20, "sample_every": 20}
+    config = tiny_config.with_stages(autoencoder=longer, denoiser=longer)
     found = {}
     for count in (1, 8):
         chosen = jax.devices()[:count]
-        monkeypatch.setattr(module, "make_strategy", lambda name, step, d=chosen: make_strategy(name, step, d))
+        monkeypatch.setattr(module, "make_strategy", lambda name, step, _, d=chosen: make_strategy(name, step, d))
         Run(config, tmp_path / str(count)).train()
         found[count] = losses(tmp_path / str(count))
     assert len(found[1]) == 40
@@ -174,32 +216,29 @@ def test_flat_names_are_dotted():
 
 
 def test_first_stages_start_from_others(tiny_config, tmp_path):
-    """VQ with the whole game; its decoder trained on; a denoiser on latents that nobody trains any more."""
-    few = dataclasses.replace(tiny_config.autoencoder_training, steps=2, sample_every=2, checkpoint_every=2)
+    """VQ with an adversarial loss; its decoder trained on; a denoiser on latents that nobody trains any more."""
+    few = {"steps": 2, "sample_every": 2, "checkpoint_every": 2}
     vq = VQConfig(image_channels=1, latent_channels=2, channels=8, multipliers=(1,), blocks=1, stem=4, groups=4)
-    game = LossConfig(perceptual_weight=0.1, perceptual="alexnet", adversarial_weight=0.1, lecam_weight=0.1)
+    adversarial = AutoencoderLoss(perceptual_weight=0.1, perceptual="alexnet", adversarial_weight=0.1, lecam_weight=0.1)
     config = dataclasses.replace(
         tiny_config,
         data=dataclasses.replace(tiny_config.data, limit=16, batch_size=8),
         autoencoder=dataclasses.replace(vq, codebook_size=16),
-        autoencoder_loss=game,
-        autoencoder_training=few,
-        denoiser_training=dataclasses.replace(tiny_config.denoiser_training, steps=2, sample_every=2),
-    )
+    ).with_stages(autoencoder={**few, "loss": adversarial}, denoiser=few)
     Run(config, tmp_path / "first").train("autoencoder")
     lines = [json.loads(x) for x in (tmp_path / "first" / "metrics.jsonl").read_text().splitlines()]
     assert {"lpips", "adversarial", "discriminator", "logits_real", "logits_fake", "codes_used"} < lines[0].keys()
     assert {"test_codes_used", "test_perplexity"} < lines[-1].keys()
 
-    start = {"autoencoder": AutoencoderConfig(), "autoencoder_from": str(tmp_path / "first")}
-    decoder = dataclasses.replace(config, **start, autoencoder_trains="decoder", autoencoder_loss=LossConfig())
+    start = dataclasses.replace(config, autoencoder=Pretrained(str(tmp_path / "first")))
+    decoder = start.with_stages(autoencoder={"trains": "decoder", "loss": AutoencoderLoss()})
     Run(decoder, tmp_path / "second").train("autoencoder")
     first, second = (load_part(tmp_path / name / "model" / "vae")[1] for name in ("first", "second"))
     chex.assert_trees_all_equal(first["encoder"], second["encoder"])
     chex.assert_trees_all_equal(first["codebook"], second["codebook"])
     assert not np.array_equal(first["decoder"]["conv_out"]["kernel"], second["decoder"]["conv_out"]["kernel"])
 
-    fixed = dataclasses.replace(config, **start, autoencoder_trains="nothing", autoencoder_loss=LossConfig())
+    fixed = dataclasses.replace(start, stages=(start.stage(DenoiserTraining),))
     Run(fixed, tmp_path / "third").train("denoiser")
     chex.assert_trees_all_equal(first, load_part(tmp_path / "third" / "model" / "vae")[1])
     model = load(tmp_path / "third")
@@ -208,7 +247,7 @@ def test_first_stages_start_from_others(tiny_config, tmp_path):
 
 def test_first_stages_that_cannot_be_started_from(trained, tiny_config, tmp_path):
     for place, message in ((tmp_path, "holds no autoencoder"), (trained / "model" / "transformer", "holds a DiT")):
-        config = dataclasses.replace(tiny_config, autoencoder_from=str(place))
+        config = dataclasses.replace(tiny_config, autoencoder=Pretrained(str(place)))
         with pytest.raises(InputError, match=message):
             Run(config, tmp_path / "run")
         assert not (tmp_path / "run").exists()

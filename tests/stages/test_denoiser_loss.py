@@ -1,15 +1,15 @@
-import dataclasses
-
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax.config import DiffusionConfig
-from ldm_jax.diffusion.schedules import Cosine, RectifiedFlow
+from ldm_jax.conditions import LabelCondition
+from ldm_jax.diffusion.process import Process
+from ldm_jax.diffusion.schedules import Cosine
+from ldm_jax.diffusion.time_choices import Uniform
 from ldm_jax.models import DiT, DiTConfig, UNet, UNetConfig
-from ldm_jax.training.second_stage import denoiser_loss
+from ldm_jax.stages.denoiser_loss import denoiser_loss
 
 KEYS = jax.random.split(jax.random.key(0), 8)
 DENOISER = DiT(DiTConfig(in_channels=2, out_channels=2, patch=2, width=8, depth=1, heads=2, num_classes=3))
@@ -33,20 +33,25 @@ BOTH = pytest.mark.parametrize("denoiser", [DENOISER, UNET], ids=lambda d: type(
 
 def moments(n=8):
     mean = jax.random.normal(jax.random.key(2), (n, 4, 4, 2)) * 3.0 + 5.0
-    return {"mean": mean, "logvar": jnp.full_like(mean, -20.0), "label": jnp.arange(n) % 3}
+    told = {"label": {"label": jnp.arange(n) % 3}}
+    return {"mean": mean, "logvar": jnp.full_like(mean, -20.0), "conditions": told}
+
+
+def labels(dropout=0.1):
+    return (LabelCondition(("a", "b", "c"), dropout),)
 
 
 def zero_params(denoiser=DENOISER):
-    return jax.jit(denoiser.init)(jax.random.key(0), *denoiser.example_inputs())["params"]
+    return {"denoiser": jax.jit(denoiser.init)(jax.random.key(0), *denoiser.example_inputs())["params"]}
 
 
 @BOTH
 def test_a_zero_denoiser_has_the_targets_energy(denoiser):
     # Both start as the zero function: the flow loss is E|eps - x0|^2 = 1 + E|x0|^2 = 2 for normalised latents.
-    batch = {k: jnp.tile(v, (64, *(1,) * (v.ndim - 1))) for k, v in moments().items()}
+    batch = jax.tree.map(lambda v: jnp.tile(v, (64, *(1,) * (v.ndim - 1))), moments())
     keys = jax.random.split(jax.random.key(5), 512)
     mean, std = batch["mean"].mean(axis=(0, 1, 2)), batch["mean"].std(axis=(0, 1, 2))
-    loss_fn = denoiser_loss(denoiser, DiffusionConfig(), RectifiedFlow(), mean, std)
+    loss_fn = denoiser_loss(denoiser, Process(), mean, std, labels())
     loss, _ = jax.jit(loss_fn)(zero_params(denoiser), batch, keys)
     chex.assert_shape(loss, (512,))
     np.testing.assert_allclose(float(loss.mean()), 2.0, atol=0.05)
@@ -57,8 +62,8 @@ def test_a_loss_in_another_space_is_a_weighting(prediction):
     schedule = Cosine()
     losses = {}
     for space in ("eps", "x0", "v", "flow"):
-        config = DiffusionConfig(prediction=prediction, loss=space, times="uniform")
-        loss_fn = denoiser_loss(DENOISER, config, schedule, jnp.zeros(2), jnp.ones(2))
+        process = Process(schedule, prediction, times=Uniform(), loss=space)
+        loss_fn = denoiser_loss(DENOISER, process, jnp.zeros(2), jnp.ones(2), labels())
         losses[space], _ = jax.jit(loss_fn)(zero_params(), moments(), KEYS)
     # All four are the same error of x0, times a function of t alone: (1, alpha/sigma, 1/sigma, (alpha+sigma)/sigma)^2.
     chex.assert_tree_all_finite(losses)
@@ -71,18 +76,17 @@ def test_a_loss_in_another_space_is_a_weighting(prediction):
 def test_labels_are_dropped_at_the_given_rate(denoiser):
     seen = {}
     for rate in (0.0, 1.0):
-        config = dataclasses.replace(DiffusionConfig(), label_dropout=rate)
-        loss_fn = denoiser_loss(denoiser, config, RectifiedFlow(), jnp.zeros(2), jnp.ones(2))
+        loss_fn = denoiser_loss(denoiser, Process(), jnp.zeros(2), jnp.ones(2), labels(rate))
         params = jax.tree.map(lambda p: p + 0.1, zero_params(denoiser))
         gradient = jax.grad(lambda p, f=loss_fn: f(p, moments(), KEYS)[0].mean())(params)
-        seen[rate] = np.abs(np.asarray(gradient["label"]["embedding"])).max(axis=1) > 0
+        seen[rate] = np.abs(np.asarray(gradient["denoiser"]["label"]["embedding"])).max(axis=1) > 0
     np.testing.assert_array_equal(seen[0.0], [True, True, True, False])
     np.testing.assert_array_equal(seen[1.0], [False, False, False, True])
 
 
 def test_each_example_has_its_own_randomness():
     batch = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), moments())
-    loss_fn = denoiser_loss(DENOISER, DiffusionConfig(), RectifiedFlow(), jnp.zeros(2), jnp.ones(2))
+    loss_fn = denoiser_loss(DENOISER, Process(), jnp.zeros(2), jnp.ones(2), labels())
     loss, _ = loss_fn(zero_params(), batch, KEYS)
     assert len(np.unique(np.asarray(loss))) == 8
     same, _ = loss_fn(zero_params(), batch, jnp.broadcast_to(KEYS[:1], KEYS.shape))

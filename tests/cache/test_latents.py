@@ -11,12 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ldm_jax.data import Loader
-from ldm_jax.data.arrays import ArraySource
-from ldm_jax.errors import InputError
-from ldm_jax.models import Autoencoder, AutoencoderConfig, VQAutoencoder, VQConfig, apply
-from ldm_jax.training import latents as module_under_test
-from ldm_jax.training.latents import (
+from ldm_jax.cache import latents as module_under_test
+from ldm_jax.cache import place_of
+from ldm_jax.cache.latents import (
     NO_VARIANCE,
     Latents,
     describe,
@@ -26,6 +23,10 @@ from ldm_jax.training.latents import (
     moments_statistics,
     open_latents,
 )
+from ldm_jax.data import Loader
+from ldm_jax.data.arrays import ArraySource
+from ldm_jax.errors import InputError
+from ldm_jax.models import Autoencoder, AutoencoderConfig, VQAutoencoder, VQConfig, apply
 
 N = 37
 KL = Autoencoder(AutoencoderConfig(1, 2, 4, (1,), 1, 2, False, 2))
@@ -101,12 +102,17 @@ def test_batches_follow_the_loaders_order(made):
     data, whole = loader(), np.asarray(made.latents.parts[0])
     for step in (0, 2, 7):
         wanted = data[step]
-        got = made.latents.batch(step, 12, 3, 0, 1)
+        got = made.latents.batch(place_of(N, 12, 3, step))
         rows = whole[wanted["example"], wanted["flipped"].astype(int)]
         np.testing.assert_array_equal(np.concatenate([got["mean"], got["logvar"]], axis=-1), rows)
-        for name in ("label", "index"):
-            np.testing.assert_array_equal(got[name], wanted[name])
-        halves = [made.latents.batch(step, 12, 3, p, 2) for p in range(2)]
+        np.testing.assert_array_equal(got["index"], wanted["index"])
+        places = [place_of(N, 12, 3, step, process_index=p, process_count=2) for p in range(2)]
+        np.testing.assert_array_equal(np.concatenate([place.examples for place in places]), wanted["example"])
+        whole_place = place_of(N, 12, 3, step)
+        for name in ("flipped", "choice"):
+            parts = [getattr(place, name) for place in places]
+            np.testing.assert_array_equal(np.concatenate(parts), getattr(whole_place, name))
+        halves = [made.latents.batch(place) for place in places]
         for name in got:
             np.testing.assert_array_equal(np.concatenate([half[name] for half in halves]), got[name])
 
@@ -127,14 +133,14 @@ def test_processes_make_what_one_makes_and_any_number_reads_it(made, tmp_path, p
             open_latents(tmp_path, wanted)
         encode_share(tmp_path, KL, params(KL), share, 16, jax.devices()[:1])
     finish(tmp_path, KL, params(KL), shares[0], wanted)
-    assert sorted(files(tmp_path)) == ["labels.npy", "manifest.json", *(f"moments-{i}.npy" for i in range(processes))]
+    assert sorted(files(tmp_path)) == ["manifest.json", *(f"moments-{i}.npy" for i in range(processes))]
     # Read by one process: a run may go on with another number of them.
     together = encode(tmp_path)
     assert [len(part) for part in together.parts] == json.loads((tmp_path / "manifest.json").read_text())["parts"]
     np.testing.assert_array_equal(np.concatenate(together.parts), made.latents.parts[0])
     np.testing.assert_array_equal([together.mean, together.std], [made.latents.mean, made.latents.std])
-    for name, value in made.latents.batch(4, 12, 0, 0, 1).items():
-        np.testing.assert_array_equal(together.batch(4, 12, 0, 0, 1)[name], value)
+    for name, value in made.latents.batch(place_of(N, 12, 0, 4)).items():
+        np.testing.assert_array_equal(together.batch(place_of(N, 12, 0, 4))[name], value)
 
 
 @given(st.lists(st.integers(0, 9), max_size=6), st.integers(1, 12))
@@ -145,6 +151,26 @@ def test_statistics_do_not_depend_on_the_parts(cuts, chunk):
     np.testing.assert_array_equal(moments_statistics(parts, 2, chunk), moments_statistics([moments], 2, chunk))
 
 
+def test_statistics_of_a_constant_channel(caplog):
+    """And of one far from 0: a mean of squares less the squared mean gave NaN."""
+    constant = np.full((300, 1, 4, 4, 2), 3.3, np.float32)
+    constant[..., 0] = 1e4 + np.random.default_rng(0).standard_normal(constant.shape[:-1])
+    mean, std = moments_statistics([constant], 2)
+    assert "latent channel 1 is constant" in caplog.text and "channel 0" not in caplog.text
+    np.testing.assert_allclose(mean, constant.reshape(-1, 2).mean(axis=0, dtype=np.float64), rtol=1e-6)
+    np.testing.assert_allclose(std, [constant[..., 0].std(dtype=np.float64), 1.0], rtol=1e-5)
+
+
+def test_half_the_bytes_on_disk(made, tmp_path):
+    half = encode(tmp_path, dtype="float16")
+    assert half.parts[0].dtype == np.float16
+    batch, whole = (latents.batch(place_of(N, 12, 3, 0)) for latents in (half, made.latents))
+    assert batch["mean"].dtype == batch["logvar"].dtype == np.float32
+    np.testing.assert_allclose(batch["mean"], whole["mean"], rtol=2e-3, atol=1e-3)
+    with pytest.raises(InputError, match='made with dtype "float16"'):
+        open_latents(tmp_path, describe(KL, params(KL), loader(), IDENTITY))
+
+
 def test_encoders_without_variance(tmp_path):
     cached = encode(tmp_path, VQ, data=loader(flip=False))
     assert cached.parts[0].shape == (N, 1, 4, 4, 2)
@@ -152,7 +178,7 @@ def test_encoders_without_variance(tmp_path):
     z = np.asarray(jax.jit(lambda p, x: apply(VQ, p, x, method="encode"))(params(VQ), images))
     np.testing.assert_allclose(cached.parts[0][:, 0], z, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(cached.std, z.std(axis=(0, 1, 2), dtype=np.float64), rtol=1e-5)
-    batch = cached.batch(0, 4, 0, 0, 1)
+    batch = cached.batch(place_of(N, 4, 0, 0))
     assert batch["mean"].shape == batch["logvar"].shape == (4, 4, 4, 2)
     assert (batch["logvar"] == NO_VARIANCE).all()
 
@@ -207,7 +233,7 @@ def test_killed_in_the_middle_there_is_no_half_cache(copy):
         open_latents(copy, describe(KL, params(KL), loader(), IDENTITY))
     again = encode(copy)
     assert len(again) == N
-    assert sorted(files(copy)) == ["labels.npy", "manifest.json", "moments.npy"]
+    assert sorted(files(copy)) == ["manifest.json", "moments.npy"]
 
 
 @pytest.mark.parametrize(
@@ -215,7 +241,7 @@ def test_killed_in_the_middle_there_is_no_half_cache(copy):
     [
         ("moments.npy", lambda data: data[: len(data) // 2]),
         ("moments.npy", lambda data: b""),
-        ("labels.npy", lambda data: data[:-4]),
+        ("moments.npy", lambda data: data[:-4]),
         ("manifest.json", lambda data: data[:-9]),
         ("manifest.json", lambda data: data.replace(b'"parts": [\n    37', b'"parts": [\n    36')),
         ("manifest.json", lambda data: b"[]"),
@@ -251,6 +277,6 @@ def test_the_progress_bar_is_for_terminals(tmp_path, monkeypatch, capsys):
 
 def test_one_array_of_moments_is_enough():
     moments = np.arange(24, dtype=np.float32).reshape(3, 1, 2, 1, 4)
-    cached = Latents(moments, np.arange(3, dtype=np.int32), np.zeros(2, np.float32), np.ones(2, np.float32))
-    batch = cached.batch(0, 3, 0, 0, 1)
-    np.testing.assert_array_equal(batch["mean"], moments[batch["label"], 0, ..., :2])
+    cached = Latents(moments, np.zeros(2, np.float32), np.ones(2, np.float32))
+    place = place_of(3, 3, 0, 0)
+    np.testing.assert_array_equal(cached.batch(place)["mean"], moments[place.examples, 0, ..., :2])
