@@ -25,7 +25,8 @@ import jax
 import numpy as np
 
 import ldm_jax
-from ldm_jax.config import Config, LossConfig, load_config
+from ldm_jax.config import Config, LossConfig
+from ldm_jax.configfile import load_config
 from ldm_jax.data import Loader, open_source, to_uint8
 from ldm_jax.metrics import reconstruction, statistics
 from ldm_jax.models import AutoencoderConfig, DiscriminatorConfig, FSQConfig, VQConfig, apply

@@ -30,7 +30,7 @@ def worker() -> None:
     import jax.numpy as jnp
     import numpy as np
 
-    from ldm_jax.config import load_config
+    from ldm_jax.configfile import load_config
     from ldm_jax.models import Autoencoder, DiT
     from ldm_jax.pipeline import make_schedule
     from ldm_jax.training.first_stage import autoencoder_loss

@@ -11,7 +11,7 @@ import dataclasses
 from pathlib import Path
 
 from ldm_jax import Config
-from ldm_jax.config import load_config
+from ldm_jax.configfile import load_config
 from ldm_jax.models import UNetConfig
 
 

@@ -1,4 +1,4 @@
-"""The one kind of error that is the user's to mend."""
+"""The errors that a command turns into one line and an exit code of its own."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,11 @@ class InputError(ValueError):
 
     The message is one line: the field, the value, what is accepted. The commands print it to stderr and exit with 2.
     """
+
+
+class Stopped(Exception):
+    """A signal asked a run to end; everything is saved. Exit code 3."""
+
+
+class Diverged(Exception):
+    """Training gave NaN or infinity; the last good checkpoint is kept. Exit code 4."""

@@ -46,7 +46,7 @@ def _room_for_programs():
 @pytest.fixture(scope="session")
 def tiny_config():
     """The quickstart, shrunk further: two stages of eight steps on 8 devices."""
-    from ldm_jax.config import load_config
+    from ldm_jax.configfile import load_config
     from ldm_jax.smoke import shrink
 
     config = shrink(load_config(ROOT / "configs" / "quickstart.py"))

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ldm_jax.config import Config, DataConfig, TrainingConfig, load_config
+from ldm_jax.config import Config, DataConfig, TrainingConfig
+from ldm_jax.configfile import load_config
 from ldm_jax.errors import InputError
 from ldm_jax.models import AutoencoderConfig, DiTConfig, UNetConfig
 from ldm_jax.smoke import shrink

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_jax.config import Config, load_config
+from ldm_jax.config import Config
+from ldm_jax.configfile import load_config
 from ldm_jax.errors import InputError
 from ldm_jax.smoke import shrink
 from ldm_jax.training.run import Run

@@ -6,8 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ldm_jax.cli import run
 from ldm_jax.cli.parsing import Parser, parse_config
-from ldm_jax.config import Config, load_config
+from ldm_jax.config import Config
+from ldm_jax.configfile import load_config
 from ldm_jax.errors import InputError
 from ldm_jax.smoke import shrink
 
@@ -19,7 +21,6 @@ def train(args: Sequence[str]) -> int:
         description="Trains the experiment that a config file describes, or goes on with one that was begun.",
         epilog="Every field of the experiment is an option, too: train.py CONFIG --help lists them with their values.",
         add_help=False,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "config",
@@ -49,7 +50,6 @@ def train(args: Sequence[str]) -> int:
         config = shrink(config)
     config = parse_config(["--help"] if options.help else rest, config, f"train.py {options.config}")
 
-    from ldm_jax.training.loop import Stopped
     from ldm_jax.training.processes import join, main_process
     from ldm_jax.training.run import Run
 
@@ -59,13 +59,12 @@ def train(args: Sequence[str]) -> int:
     workdir = options.workdir or (
         Path(options.config).parent if name == "config" else Path("runs") / (f"{name}-smoke" if options.smoke else name)
     )
-    run = Run(config, workdir)
-    try:
-        picture = run.train(options.stage)
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        return 3
+    picture = Run(config, workdir).train(options.stage)
     if main_process():
         print(f"model: {workdir / 'model'}")
         print(f"samples: {picture}" if options.stage != "autoencoder" else f"reconstructions: {picture}")
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run("train", sys.argv[1:]))

@@ -35,6 +35,7 @@ class Request(NamedTuple):
     labels: Sequence[int] | None
     prompts: Sequence[str] | None
     num: int | None
+    first: int
     negative: str | Sequence[str] | None
     cond: Conditioning | None
     null: Conditioning | None
@@ -134,6 +135,7 @@ class LatentDiffusion:
         labels: Sequence[int] | None = None,
         prompts: Sequence[str] | None = None,
         num: int | None = None,
+        first: int = 0,
         steps: int | None = None,
         guidance: float | int | None = None,
         sampler: str | None = None,
@@ -152,8 +154,9 @@ class LatentDiffusion:
 
         labels: one class an image; with `num` larger than their number they are repeated in turn. Without labels a
         class-conditional model goes through its classes in turn. prompts: texts, likewise. num: images to draw (as many
-        as labels, prompts, images or latents, or 1). steps, guidance, sampler: the model's own where None. One
-        compilation serves every seed, label and guidance. batch_size: images at a time; the devices that the parameters
+        as labels, prompts, images or latents, or 1). first: the number of the first of them; first=7, num=1 is image 7
+        of a larger set. steps, guidance, sampler: the model's own where None. One compilation serves every seed, label
+        and guidance. batch_size: images at a time; the devices that the parameters
         are on share them equally (see `load`), so it is rounded up to a multiple of these.
 
         negative: texts that guidance leads away from; None: an empty one, or zeros where the model was trained so
@@ -165,7 +168,7 @@ class LatentDiffusion:
         """
         if output not in ("images", "latents"):
             raise InputError(f"output: {output!r} must be images or latents")
-        asked = Request(labels, prompts, num, negative, cond, null, image, latents, height, width)
+        asked = Request(labels, prompts, num, first, negative, cond, null, image, latents, height, width)
         guidance = float(self.sampling.guidance if guidance is None else guidance)
         sampler = self.sampling.sampler if sampler is None else sampler
         steps = self.sampling.steps if steps is None else steps
@@ -192,9 +195,9 @@ class LatentDiffusion:
         process = Process(self.diffusion, sampler, steps, compat, h // patch * (w // patch))
         process.plan()
         n = asked.number()
-        for name, value in (("num", n), ("batch_size", batch_size)):
-            if value < 1:
-                raise InputError(f"{name}: {value} must be at least 1")
+        for name, value, least in (("num", n, 1), ("batch_size", batch_size, 1), ("first", asked.first, 0)):
+            if value < least:
+                raise InputError(f"{name}: {value} must be at least {least}")
         if asked.latents is not None and len(asked.latents) != n:
             raise InputError(f"latents: {len(asked.latents)} must be as many as images, {n}")
         cond, null = self._conditions(asked, guidance, shape)
@@ -206,8 +209,9 @@ class LatentDiffusion:
         for begin in range(0, n, batch_size):
             # The last batch is filled up and cut, so that every batch has the one compiled shape.
             place = np.minimum(np.arange(begin, begin + batch_size), n - 1)
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, place)
-            noise, told, untold = (rows(tree, place) for tree in (asked.latents, cond, null))
+            number = place + asked.first
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, number)
+            noise, told, untold = rows(asked.latents, place), rows(cond, number), rows(null, number)
             z = sample_batch(
                 self.denoiser_params,
                 keys,

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from ldm_jax.config import TrainingConfig
+from ldm_jax.errors import Stopped
 from ldm_jax.training.checkpoints import Checkpoints
 from ldm_jax.training.optimizer import learning_rate
 from ldm_jax.training.parallel import Strategy
@@ -20,10 +21,6 @@ from ldm_jax.training.record import Record
 from ldm_jax.training.step import TrainState
 
 log = logging.getLogger("ldm_jax")
-
-
-class Stopped(Exception):
-    """A signal asked the run to end; everything is saved."""
 
 
 class StopSignal:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_jax import images
+from ldm_jax import images, seeds
 from ldm_jax.config import Config, TrainingConfig
 from ldm_jax.data import Loader, Subset, open_source, to_uint8
 from ldm_jax.errors import InputError
@@ -202,7 +202,7 @@ class Run:
         return make_strategy(self.config.parallel, step)
 
     def _key(self, purpose: int) -> jax.Array:
-        return jax.random.fold_in(jax.random.key(self.config.seed), purpose)
+        return jax.random.fold_in(seeds.key(self.config.seed), purpose)
 
     def _autoencoder(self, module: Any) -> Params:
         if self.config.autoencoder_trains == "nothing":
@@ -275,7 +275,7 @@ class Run:
             columns = module.config.num_classes or 8
             rows = min(max(80 // columns, 2), 10)
             drawn = dataclasses.replace(model, denoiser=module, denoiser_params=params).sample(
-                jax.random.key(self.config.seed), num=columns * rows
+                seeds.key(self.config.seed), num=columns * rows
             )
             self._draw("denoiser", step, drawn, columns)
             return {"test_loss": float(test_loss(params, *test()))}
