@@ -78,6 +78,8 @@ def test_debug_shows_the_traceback(tmp_path, capfd):
 class Closed:
     """A stdout whose reader has gone."""
 
+    encoding = "utf-8"
+
     def write(self, text):
         raise BrokenPipeError
 

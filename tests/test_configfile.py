@@ -1,12 +1,16 @@
 """The user's own config file: whatever is wrong with it is one line."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
 from ldm_jax.cli import run
 from ldm_jax.configfile import load_config
 from ldm_jax.errors import InputError
+from tests.conftest import ROOT
 
 BEGIN = "import ldm_jax\nfrom ldm_jax.config import DataConfig, DiffusionConfig\n"
 
@@ -18,15 +22,6 @@ def body(line, before=BEGIN):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (
-            body("DataConfig(image_sise=32)"),
-            "a.py line 4: DataConfig has no field 'image_sise' (perhaps image_size?); "
-            "accepted: source, image_size, batch_size, flip, limit",
-        ),
-        (
-            body("import dataclasses; dataclasses.replace(ldm_jax.Config(), sead=1)"),
-            "a.py line 4: Config has no field 'sead' (perhaps seed?); accepted: data, ",
-        ),
         (
             body("f(x=1)", f"{BEGIN}def f(): pass\n"),
             "a.py line 5: TypeError: f() got an unexpected keyword argument 'x'",
@@ -56,6 +51,36 @@ def test_python_that_fails(text, words, tmp_path, monkeypatch, capfd):
     out, err = capfd.readouterr()
     assert words in err and err.startswith("train: error: ") and err.count("\n") == 1
     assert out == "" and [p.name for p in tmp_path.iterdir()] == ["a.py"]
+
+
+UNKNOWN = """
+import sys
+from ldm_jax.configfile import load_config
+from ldm_jax.errors import InputError
+for path in sys.argv[1:]:
+    try:
+        load_config(path)
+    except InputError as error:
+        print(error)
+"""
+
+
+def test_a_field_that_doesn_t_exist(tmp_path):
+    # In a process of its own: where types are checked, as in these tests, Python's message lacks the class.
+    replaced = "import dataclasses; dataclasses.replace(ldm_jax.Config(), sead=1)"
+    own = "@__import__('dataclasses').dataclass\nclass Own:\n    a: int = 0\n"
+    texts = {"a.py": body("DataConfig(image_sise=32)"), "b.py": body(replaced), "c.py": body("Own(x=1)", BEGIN + own)}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    command = [sys.executable, "-c", UNKNOWN, *texts]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    lines = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True).stdout.splitlines()
+    assert lines[0] == (
+        "config: a.py line 4: DataConfig has no field 'image_sise' (perhaps image_size?); "
+        "accepted: source, image_size, batch_size, flip, limit"
+    )
+    assert lines[1].startswith("config: b.py line 4: Config has no field 'sead' (perhaps seed?); accepted: data, ")
+    assert lines[2] == "config: c.py line 7: Own has no field 'x'; accepted: a"
 
 
 def test_the_error_itself_is_the_cause(tmp_path):
