@@ -7,7 +7,9 @@ import difflib
 import inspect
 import math
 import re
+import sys
 import traceback
+import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -56,7 +58,11 @@ def check_numbers(config: Any, prefix: str = "") -> None:
 
 
 def _run(path: Path, text: str, variant: str | None) -> Config:
-    namespace: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
+    # A module like any other, so that a config may define dataclasses; under a name that no other module has.
+    module = types.ModuleType(f"_ldm_jax_config_{path.stem}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module
+    namespace = module.__dict__
     try:
         code = compile(text, str(path), "exec")
     except SyntaxError as error:
