@@ -138,6 +138,8 @@ def _write_folder(path: Path, batches: Iterable[UInt8[np.ndarray, "b h w c"]], t
                     file.write(json.dumps(told.row(done, name)) + "\n")
                 done += 1
     except KeyboardInterrupt:
+        # The one that was being written; what is there is in metadata.jsonl.
+        (path / f"{told.first + done:06d}.png").unlink(missing_ok=True)
         raise KeyboardInterrupt(f"{done} of {told.num} pictures are in {path}" if done else "") from None
 
 

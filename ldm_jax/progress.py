@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ T = TypeVar("T")
 
 DELAY = 2.0
 """Seconds before anything is shown on a terminal: what is shorter is not worth a line."""
+TICK = 1.0
+"""Seconds between changes of the line while nothing gets done."""
 INTERVAL = 60.0
 """Seconds between lines where stderr is no terminal."""
 
@@ -35,6 +38,10 @@ class Progress:
             dynamic_ncols=True,
         )
         self._start = self._last = time.monotonic()
+        self._ended = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, daemon=True) if terminal else None
+        if self._ticker is not None:
+            self._ticker.start()
 
     def update(self, count: int = 1) -> None:
         """`count` more are done."""
@@ -49,7 +56,17 @@ class Progress:
 
     def close(self) -> None:
         """Takes the line off the terminal."""
+        self._ended.set()
+        if self._ticker is not None:
+            self._ticker.join()
         self._bar.close()
+
+    def _tick(self) -> None:
+        # A first batch is compiled, and may take minutes, before it counts.
+        pause = DELAY
+        while not self._ended.wait(pause):
+            self._bar.refresh()
+            pause = TICK
 
 
 @contextmanager

@@ -39,6 +39,11 @@ def raised(error):
             1,
             "draw: error: No space left on device: runs/a/x.tmp",
         ),
+        (
+            ModuleNotFoundError("No module named 'sklearn'", name="sklearn.neural_network"),
+            1,
+            "draw: error: the package sklearn is not installed; pip install scikit-learn",
+        ),
         (OSError(errno.EROFS, "Read-only file system"), 1, "draw: error: Read-only file system"),
         (ValueError("tensorstore: write: No space left on device [os=28]"), 1, "draw: error: No space left on device"),
     ],

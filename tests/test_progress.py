@@ -2,6 +2,7 @@
 
 import io
 import sys
+import time
 
 import pytest
 
@@ -55,6 +56,15 @@ def test_a_terminal_has_one_line_after_two_seconds(monkeypatch):
         screens.append(sys.stderr.getvalue())
     assert screens[0] == ""
     assert screens[1].startswith("\rdrawing:   0%") and "\n" not in screens[1]
+
+
+def test_a_terminal_isn_t_silent_while_nothing_gets_done(monkeypatch):
+    monkeypatch.setattr(progress, "DELAY", 0.01)
+    monkeypatch.setattr(progress, "TICK", 0.01)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with progress.progress("drawing", 3):
+        time.sleep(0.3)
+        assert "drawing:   0%" in sys.stderr.getvalue()
 
 
 def test_durations():

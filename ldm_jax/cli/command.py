@@ -26,6 +26,8 @@ DONE, FAILED, WRONG_INPUT, STOPPED, DIVERGED, INTERRUPTED, CLOSED_PIPE = 0, 1, 2
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 MACHINE = (*NO_SPACE, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE)
 """Errors of files and disks that are no bug: one line says enough."""
+PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow", "orbax": "orbax-checkpoint"}
+"""What pip calls a package that is imported by another name."""
 
 
 def guarded(name: str, action: Callable[[], int], debug: bool = False, closed: int = CLOSED_PIPE) -> int:
@@ -83,6 +85,9 @@ def _lack(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in MACHINE:
         place = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{place}"
+    if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] != "ldm_jax":
+        package = error.name.split(".")[0]
+        return f"the package {package} is not installed; pip install {PACKAGES.get(package, package)}"
     if isinstance(error, MemoryError):
         return f"out of memory{f' ({text})' if text else ''}; a smaller batch size needs less"
     if "No space left on device" in text:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 STAGES = ("autoencoder", "denoiser")
 INDENT = "  "
+WIDTH = 120
 
 
 def inspect(args: Sequence[str]) -> int:
@@ -68,7 +70,7 @@ def run_lines(path: Path) -> Iterator[str]:
     config = _object(path / "config.json")
     last: dict[str, dict[str, Any]] = {}
     metrics = path / "metrics.jsonl"
-    for line in metrics.read_text("utf-8").split("\n") if metrics.is_file() else ():
+    for line in metrics.read_text("utf-8", errors="replace").split("\n") if metrics.is_file() else ():
         try:
             row = json.loads(line)
         except json.JSONDecodeError:  # a line that a kill cut off, or the end
@@ -87,7 +89,7 @@ def run_lines(path: Path) -> Iterator[str]:
         yield f"{INDENT}{stage}: {at}{of}{loss}{saved}"
     yield f"{INDENT}config:"
     for name, value in config.items():
-        yield f"{INDENT * 2}{name}: {_flat(value)}"
+        yield from _wrapped(f"{name}: {_flat(value)}")
 
 
 def index_lines(path: Path) -> Iterator[str]:
@@ -112,9 +114,9 @@ def part_lines(name: str, part: Opened, tensors: bool) -> tuple[int, list[str]]:
     kinds = ", ".join(sorted({str(info[tensor].dtype) for tensor in info}))
     kind = type(part.module).__name__
     title = f"{name}: {kind}" if name else kind
-    lines = [f"{INDENT}{title}, {count:,} parameters in {len(info)} tensors, {kinds}, {size / 1e6:,.1f} MB"]
+    lines = [f"{INDENT}{title}, {count:,} parameters in {len(info)} tensors, {kinds}, {_size(size)}"]
     config = dataclasses.asdict(part.module.config)  # type: ignore[attr-defined]
-    lines.append(f"{INDENT * 2}{_flat(config)}")
+    lines += _wrapped(_flat(config))
     if tensors:
         width = max(map(len, info), default=0)
         lines += [f"{INDENT * 2}{t:{width}}  {list(i.shape)} {i.dtype}" for t, i in sorted(info.items())]
@@ -136,6 +138,15 @@ def _object(path: Path) -> dict[str, Any]:
     from ldm_jax.pretrained.tensors import read_json
 
     return read_json(path)
+
+
+def _wrapped(text: str) -> list[str]:
+    """A long line as several, below each other."""
+    return textwrap.wrap(text, WIDTH, initial_indent=INDENT * 2, subsequent_indent=INDENT * 3, break_on_hyphens=False)
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.1f} kB"
 
 
 def _flat(value: Any) -> str:
