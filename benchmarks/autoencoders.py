@@ -23,16 +23,17 @@ from typing import Any
 
 import jax
 import numpy as np
+from ldm_jax.training.run import Run
 
 import ldm_jax
-from ldm_jax.config import Config, LossConfig, load_config
+from ldm_jax.config import Config, LossConfig
+from ldm_jax.configfile import load_config
 from ldm_jax.data import Loader, open_source, to_uint8
 from ldm_jax.metrics import reconstruction, statistics
 from ldm_jax.models import AutoencoderConfig, DiscriminatorConfig, FSQConfig, VQConfig, apply
 from ldm_jax.pretrained.features import open_features
 from ldm_jax.pretrained.lpips import load_lpips
 from ldm_jax.runtime import configure
-from ldm_jax.training.run import Run
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "autoencoders.json"

@@ -9,11 +9,16 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import jax
 import numpy as np
-from sklearn.neural_network import MLPClassifier
+
+try:
+    from sklearn.neural_network import MLPClassifier
+except ModuleNotFoundError:
+    sys.exit('quickstart: error: scikit-learn is not installed; pip install -e ".[test]"')
 
 import ldm_jax
 from ldm_jax.data import Loader, open_source, to_uint8

@@ -29,13 +29,13 @@ def worker() -> None:
     import jax
     import jax.numpy as jnp
     import numpy as np
-
-    from ldm_jax.config import load_config
-    from ldm_jax.models import Autoencoder, DiT
-    from ldm_jax.pipeline import make_schedule
     from ldm_jax.training.first_stage import autoencoder_loss
     from ldm_jax.training.optimizer import make_optimizer
     from ldm_jax.training.second_stage import denoiser_loss
+
+    from ldm_jax.configfile import load_config
+    from ldm_jax.models import Autoencoder, DiT
+    from ldm_jax.pipeline import make_schedule
     from ldm_jax.training.step import TrainState, train_step
 
     config = load_config(ROOT / "configs" / "quickstart.py").resolve(10)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from ldm_jax.errors import InputError
+from ldm_jax.files import whole
+
+SETTINGS = "parameters"
+"""Name of the text in a PNG that tells what it was made with."""
 
 
 def grid(images: UInt8[np.ndarray, "n h w c"], columns: int) -> UInt8[np.ndarray, "gh gw c"]:
@@ -18,11 +28,39 @@ def grid(images: UInt8[np.ndarray, "n h w c"], columns: int) -> UInt8[np.ndarray
     return padded.reshape(rows, columns, h, w, c).transpose(0, 2, 1, 3, 4).reshape(rows * h, columns * w, c)
 
 
-def write_png(path: Path, image: UInt8[np.ndarray, "h w c"], scale: int = 1) -> None:
-    """A PNG file, every pixel `scale` times as large; it appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_png(
+    path: Path, image: UInt8[np.ndarray, "h w c"], scale: int = 1, settings: Mapping[str, Any] | None = None
+) -> None:
+    """A PNG file, every pixel `scale` times as large; it appears whole or not at all.
+
+    settings: what the picture was made with, kept in it as JSON; `read_settings` reads it back.
+    """
     image = image.repeat(scale, axis=0).repeat(scale, axis=1)
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    temporary = path.with_name(path.name + ".tmp")
-    picture.save(temporary, format="PNG")
-    temporary.replace(path)
+    info = PngInfo()
+    if settings is not None:
+        info.add_text(SETTINGS, json.dumps(settings))
+    with whole(path) as temporary:
+        picture.save(temporary, format="PNG", pnginfo=info)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings in a PNG that `write_png` wrote.
+
+    Raises:
+      InputError: it is missing, no PNG, or holds no settings.
+    """
+    try:
+        with Image.open(path) as picture:
+            # Text may lie behind the pixels.
+            picture.load()
+            text = getattr(picture, "text", {}).get(SETTINGS)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"again: {path} can't be read as a picture ({error})") from error
+    try:
+        settings = json.loads(text or "")
+    except json.JSONDecodeError:
+        settings = None
+    if not isinstance(settings, dict):
+        raise InputError(f"again: {path} doesn't tell how it was drawn; name a .png that sample.py wrote")
+    return settings

@@ -39,6 +39,9 @@ def renewed_options(given: Sequence[Given]) -> list[Given]:
         if plain in ("autoencoder_from", "denoiser_from"):
             part = plain.removesuffix("_from")
             new += [(part, ["pretrained"]), (f"{part}.path", words)]
+            if part == "denoiser" and not any(other == "stages" for other, _ in given):
+                # A whole pipeline brings its autoencoder, which stays as it is.
+                new.append(("stages", ["denoiser"]))
         elif plain == "autoencoder_trains":
             new.append(("stages", ["denoiser"]) if list(words) == ["nothing"] else ("stages.autoencoder.trains", words))
         else:

@@ -1,45 +1,154 @@
-"""Where drawn images go: a PNG grid, an .npz, or a folder of PNGs."""
+"""Where drawn images go: a PNG grid, an .npz, or a folder of PNGs, each filled while they are drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import re
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
 from ldm_jax import images
+from ldm_jax.data.folder import EXTENSIONS
 from ldm_jax.errors import InputError
+from ldm_jax.files import check_file, check_folder, check_room, whole
+
+METADATA = "metadata.jsonl"
+LARGEST_GRID = 89_000_000
+"""Pixels of a picture; programs that open pictures refuse or warn of larger ones."""
+
+UINT8 = {"descr": "|u1", "fortran_order": False}
 
 
-def check_output(path: Path) -> None:
-    """InputError where nothing could be written at `path`; asked before anything is computed."""
-    if path.suffix not in (".png", ".npz", ""):
-        raise InputError(f"out: {path} must end in .png or .npz, or name a folder")
-    if path.suffix and path.is_dir():
-        raise InputError(f"out: {path} is a folder; name a file or a folder without an ending")
-    folder = path.parent if path.suffix else path
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"out: {folder} can't be written ({error.strerror})") from error
+class Told(NamedTuple):
+    """What is known of the images beside their pixels."""
+
+    num: int
+    first: int
+    """Number of the first one; a folder's files are called by their numbers."""
+    labels: Sequence[int] | None
+    """[num], or None for models without classes."""
+    texts: Sequence[str] | None
+    """[num]: prompts, or the names of the classes; None where there are neither."""
+    settings: Mapping[str, Any]
+    """What all of them were drawn with, as `sample.py --again` reads it."""
+
+    def of(self, i: int) -> dict[str, Any]:
+        """What image `first + i` alone is drawn with."""
+        settings = {k: v for k, v in self.settings.items() if k not in ("labels", "prompts")}
+        settings |= {"first": self.first + i, "num": 1}
+        if self.labels is not None:
+            settings["labels"] = [int(self.labels[i])]
+        if self.settings.get("prompts") is not None and self.texts is not None:
+            settings["prompts"] = [self.texts[i]]
+        return settings
+
+    def row(self, i: int, name: str) -> dict[str, Any]:
+        """The line of metadata.jsonl for image `first + i`, which is the file `name`."""
+        row: dict[str, Any] = {"file_name": name}
+        if self.labels is not None:
+            row["label"] = int(self.labels[i])
+        return row | {"text": "" if self.texts is None else self.texts[i]}
 
 
-def write_output(path: Path, drawn: UInt8[np.ndarray, "n h w c"], labels: Sequence[int] | None, columns: int) -> Path:
-    """Writes the images and returns the path.
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """InputError where nothing could be written at `path`, or what is there would be lost; asked before drawing.
 
-    .png: one grid. .npz: arr_0 uint8 [n h w c] and, with labels, label [n]. A folder: 000000.png and on.
+    A folder's older pictures are only replaced with `overwrite`, and only those that `write_output` wrote.
+    """
+    if path.suffix:
+        if path.suffix not in (".png", ".npz"):
+            raise InputError(f"out: {path} must end in .png or .npz, or name a folder")
+        check_file(path, (".png", ".npz"), overwrite=overwrite)
+        return
+    check_folder(path)
+    ours, others = _older(path)
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise InputError(f"out: {path} holds other pictures ({others[0].name}{more}); name a new or empty folder")
+    if ours and not overwrite:
+        raise InputError(
+            f"out: {path} holds pictures that were drawn before; name a new folder, or add --overwrite to replace them"
+        )
+
+
+def check_size(path: Path, num: int, shape: tuple[int, int, int], columns: int) -> None:
+    """InputError where `num` images [h w c] are too many for a picture, or for the disk."""
+    h, w, c = shape
+    if path.suffix == ".png" and num * h * w > LARGEST_GRID:
+        columns = min(columns, num)
+        size = f"{columns * w:,} x {-(-num // columns) * h:,}"
+        raise InputError(f"out: a picture of {num:,} images would have {size} pixels; name an .npz or a folder")
+    check_room(path, num * h * w * c)
+
+
+def write_output(path: Path, batches: Iterable[UInt8[np.ndarray, "b h w c"]], told: Told, columns: int) -> Path:
+    """Writes images as they are drawn, and returns the path.
+
+    .png: one grid, `columns` to a row. .npz: arr_0 uint8 [n h w c]; with classes label [n], with texts captions [n]. A
+    folder: 000000.png and on, and metadata.jsonl with file_name, label and text of each, so that the folder is a data
+    source; what is there when drawing is interrupted is complete in itself. PNGs tell how they were drawn.
+
+    Raises:
+      KeyboardInterrupt: drawing was interrupted; for a folder it says how many pictures are there.
     """
     if path.suffix == ".png":
-        images.write_png(path, images.grid(drawn, min(columns, len(drawn))))
+        drawn = np.concatenate(list(batches))
+        images.write_png(path, images.grid(drawn, min(columns, len(drawn))), settings=told.settings)
     elif path.suffix == ".npz":
-        temporary = path.with_suffix(".tmp.npz")
-        if labels is None:
-            np.savez_compressed(temporary, arr_0=drawn)
-        else:
-            np.savez_compressed(temporary, arr_0=drawn, label=np.asarray(labels, np.int32))
-        temporary.replace(path)
+        _write_archive(path, batches, told)
     else:
-        for i, image in enumerate(drawn):
-            images.write_png(path / f"{i:06d}.png", image)
+        _write_folder(path, batches, told)
     return path
+
+
+def _write_archive(path: Path, batches: Iterable[UInt8[np.ndarray, "b h w c"]], told: Told) -> None:
+    others: dict[str, np.ndarray] = {"parameters": np.asarray(json.dumps(told.settings))}
+    if told.labels is not None:
+        others["label"] = np.asarray(told.labels, np.int32)
+    if told.texts is not None:
+        others["captions"] = np.asarray(told.texts)
+    with whole(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+        with archive.open("arr_0.npy", "w", force_zip64=True) as file:
+            for k, batch in enumerate(batches):
+                if k == 0:
+                    np.lib.format.write_array_header_1_0(file, {**UINT8, "shape": (told.num, *batch.shape[1:])})
+                file.write(np.ascontiguousarray(batch).tobytes())
+        for name, array in others.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def _write_folder(path: Path, batches: Iterable[UInt8[np.ndarray, "b h w c"]], told: Told) -> None:
+    done = 0
+    try:
+        for batch in batches:
+            if not done:
+                path.mkdir(parents=True, exist_ok=True)
+                for old in _older(path)[0]:
+                    old.unlink()
+            for image in batch:
+                name = f"{told.first + done:06d}.png"
+                images.write_png(path / name, image, settings=told.of(done))
+                with (path / METADATA).open("a") as file:
+                    file.write(json.dumps(told.row(done, name)) + "\n")
+                done += 1
+    except KeyboardInterrupt:
+        # The one that was being written; what is there is in metadata.jsonl.
+        (path / f"{told.first + done:06d}.png").unlink(missing_ok=True)
+        raise KeyboardInterrupt(f"{done} of {told.num} pictures are in {path}" if done else "") from None
+
+
+def _older(folder: Path) -> tuple[list[Path], list[Path]]:
+    """What an earlier `write_output` left in a folder, and other pictures."""
+    ours, others = [], []
+    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if file.name == METADATA or re.fullmatch(r"\d{6,}\.png(\.tmp)?", file.name):
+            ours.append(file)
+        elif file.suffix.lower() in EXTENSIONS:
+            others.append(file)
+    return ours, others

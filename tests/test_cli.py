@@ -1,23 +1,15 @@
-"""The commands as a user types them, in this process; tests/test_processes.py starts real ones."""
+"""train.py as a user types it, in this process; tests/test_processes.py starts real ones."""
 
 import json
 import shutil
 
-import chex
-import numpy as np
 import pytest
-from PIL import Image
 
-from ldm_jax.cli import main, run
-from ldm_jax.pretrained import load_part
+from ldm_jax.cli import run
+from ldm_jax.migration import renewed_options
 from tests.conftest import ROOT
 
 QUICKSTART = str(ROOT / "configs" / "quickstart.py")
-
-
-def pixels(path):
-    with Image.open(path) as image:
-        return np.asarray(image)
 
 
 @pytest.fixture
@@ -98,91 +90,38 @@ def test_a_finished_run_is_left_alone(trained, config_file, capfd):
 
 
 def test_help_documents_every_field(capfd):
-    with pytest.raises(SystemExit) as end:
-        run("train", [QUICKSTART, "--help"])
-    assert end.value.code == 0
+    assert run("train", [QUICKSTART, "--help"]) == 0
     text = capfd.readouterr().out
     for option in ("--workdir", "--stage", "--smoke", "--data.source", "--denoiser.width", "--seed", "--parallel"):
         assert option in text
     assert "Mirror half of the images" in text
 
 
-def test_main_dispatches(capfd):
-    assert main(["--help"]) == 0
-    assert "train" in capfd.readouterr().out
-    assert main(["fly"]) == 2
-    assert "'fly' must be one of train" in capfd.readouterr().err
+def test_help_of_one_section(capfd):
+    assert run("train", [QUICKSTART, "--help", "sampling"]) == 0
+    text = capfd.readouterr().out
+    assert "--sampling.steps 25" in text
+    assert "dpmpp_2m" in text
+    assert "--data.source" not in text
+    assert run("train", [QUICKSTART, "--help", "nothing"]) == 2
+    assert "help: 'nothing' must be one of" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("args", "words"),
-    [
-        (["--label", "10"], "label: 10 must be between 0 and 9"),
-        (["--labels", "0", "-1"], "label: -1"),
-        (["--label", "x"], "--label"),
-        (["--label", "1", "--labels", "1"], "not allowed"),
-        (["--prompt", "a shoe"], "no text encoder"),
-        (["--sampler", "magic"], "sampler: 'magic' must be one of"),
-        (["--steps", "0"], "steps: 0"),
-        (["--num", "0"], "num: 0"),
-        (["--batch-size", "0"], "batch_size: 0"),
-        (["--out", "x.jpg"], "out: x.jpg must end in"),
-        (["--seeds", "1"], "--seeds"),
-    ],
-)
-def test_sample_says_what_is_wrong_in_one_line(args, words, trained, tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
-    assert run("sample", [str(trained), *args]) == 2
-    out, err = capfd.readouterr()
-    assert words in err
-    assert err.count("\n") == 1
-    assert out == ""
-    assert not list(tmp_path.iterdir())
-
-
-def test_sample_needs_a_model(tmp_path, capfd):
-    assert run("sample", [str(tmp_path)]) == 2
-    assert "has no model_index.json" in capfd.readouterr().err
-
-
-def test_sample_writes_png_npz_and_folder(trained, tmp_path, capfd):
-    common = [str(trained), "--num", "6", "--steps", "2", "--seed", "5"]
-    assert run("sample", [*common, "--labels", "3", "7", "--out", str(tmp_path / "a.npz")]) == 0
-    with np.load(tmp_path / "a.npz") as data:
-        images, labels = data["arr_0"], data["label"]
-    assert images.shape == (6, 32, 32, 1)
-    assert images.dtype == np.uint8
-    assert sorted(labels) == [3, 3, 3, 7, 7, 7]
-    assert run("sample", [*common, "--labels", "3", "7", "--out", str(tmp_path / "grid" / "a.png")]) == 0
-    grid = pixels(tmp_path / "grid" / "a.png")
-    assert grid.shape == (96, 64)
-    np.testing.assert_array_equal(grid[:32, 32:64], images[1, ..., 0])
-    assert run("sample", [*common, "--label", "3", "--out", str(tmp_path / "many")]) == 0
-    files = sorted((tmp_path / "many").iterdir())
-    assert [f.name for f in files] == [f"{i:06d}.png" for i in range(6)]
-    np.testing.assert_array_equal(pixels(files[0]), images[0, ..., 0])
-
-
-def test_convert_reads_a_trained_part_and_tells_every_tensor(trained, tmp_path, capfd):
-    assert run("convert", [str(trained / "model" / "transformer"), str(tmp_path / "out")]) == 0
-    out = capfd.readouterr().out
-    assert "0 left over, 0 missing" in out
-    module, params = load_part(tmp_path / "out")
-    again, same = load_part(trained / "model" / "transformer")
-    assert module == again
-    chex.assert_trees_all_equal(params, same)
-    assert run("convert", [str(trained / "model" / "transformer"), str(tmp_path / "out")]) == 2
-    assert "name a folder that is new or empty" in capfd.readouterr().err
-    assert run("convert", [str(tmp_path / "nothing"), str(tmp_path / "new")]) == 2
-    assert not (tmp_path / "new").exists()
-
-
-@pytest.mark.parametrize(
-    "panel",
-    [
-        "╭─ Value error ─╮\n│ bad thing   │\n│ happened │\n│ ─────── │\n│ Argument helptext: │\n╰──╯\n",
-        " Value error \n ------- \n  bad thing  \n happened \n ------- \n For full helptext \n",
-    ],
-)
-def test_a_panel_becomes_one_line(panel):
-    assert one_line(panel) == "bad thing happened"
+def test_the_options_of_the_last_version_are_understood(trained, config_file, tmp_path, capfd):
+    """Old flags and old config.json, field by field, in one table: ldm_jax/migration.py."""
+    given = [
+        ("denoiser-training.steps", ["9"]),
+        ("autoencoder-loss.kl-weight", ["1"]),
+        ("diffusion.label-dropout", ["0.2"]),
+    ]
+    given += [("autoencoder-from", ["x"]), ("autoencoder-training.beta1", ["0.5"]), ("sampling.guidance", ["1"])]
+    new = [name.replace("-", "_") for name, _ in renewed_options(given)]
+    assert new == [
+        "stages.denoiser.steps",
+        "stages.autoencoder.loss.kl_weight",
+        "conditions.label.dropout",
+        "autoencoder",
+        "autoencoder.path",
+        "stages.autoencoder.optimizer.beta1",
+        "sampling.guidance",
+    ]

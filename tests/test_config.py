@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ldm_jax.conditions import Label
 from ldm_jax.config import Config, DataConfig, Pretrained
 from ldm_jax.configfile import load_config
-from ldm_jax.conditions import Label
 from ldm_jax.diffusion.guidance_choices import ClassifierFree as SAMPLING_RULE
 from ldm_jax.errors import InputError
 from ldm_jax.models import AutoencoderConfig, DiTConfig, UNetConfig, VQConfig
@@ -27,8 +27,10 @@ def test_json_both_ways(training):
 
 
 def test_json_takes_an_int_for_a_float_and_part_of_the_fields():
-    config = Config.from_json('{"stages": [{"type": "denoiser", "learning_rate": 1}], "seed": 4, "autoencoder": "vq", '
-                              '"denoiser": {"type": "Pretrained", "path": "x"}}')
+    config = Config.from_json(
+        '{"stages": [{"type": "denoiser", "learning_rate": 1}], "seed": 4, "autoencoder": "vq", '
+        '"denoiser": {"type": "Pretrained", "path": "x"}}'
+    )
     assert config.stage(DenoiserTraining).learning_rate == 1.0
     rest = {"seed": 4, "autoencoder": VQConfig(), "denoiser": Pretrained("x")}
     assert config == Config(stages=(DenoiserTraining(learning_rate=1.0),), **rest)

@@ -1,47 +1,70 @@
-"""The commands. Exit codes: 0 done, 2 wrong input, 3 stopped by a signal after saving, 1 a bug."""
+"""The commands. `cli.command` tells the exit codes; each command NAME is the function NAME of the module cli/NAME.py.
+
+Nothing heavy is imported before a command runs, so that Ctrl-C, `--version` and `--help` are answered at once.
+"""
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from ldm_jax.cli.convert import convert
-from ldm_jax.cli.evaluate import evaluate
-from ldm_jax.cli.sample import sample
-from ldm_jax.cli.train import train
-from ldm_jax.errors import InputError
-from ldm_jax.runtime import configure
+from ldm_jax.cli.command import CLOSED_PIPE, DONE, WRONG_INPUT, guarded
 
-log = logging.getLogger("ldm_jax")
-
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "train": train,
-    "sample": sample,
-    "evaluate": evaluate,
-    "convert": convert,
+COMMANDS: dict[str, str] = {
+    "train": "an experiment, from its config to the saved model",
+    "sample": "draw images from a trained model",
+    "evaluate": "measure a model or samples against a reference",
+    "convert": "published weights into our folders or back",
+    "inspect": "what a model, a run or a file of weights holds",
 }
+"""Every command and what it is for."""
 
 
 def run(command: str, args: Sequence[str]) -> int:
-    """Runs one command and turns wrong input into one line and exit code 2."""
+    """Runs one command; the exit code says how it ended, and --debug shows the traceback of whatever went wrong."""
+    args = list(args)
+    # For every command, and before any parser sees it: a config file may fail before all options are known.
+    debug = "--debug" in args
+    closed = DONE if {"-h", "--help"} & set(args) else CLOSED_PIPE
+    return guarded(command, lambda: _run(command, [arg for arg in args if arg != "--debug"]), debug, closed)
+
+
+def _run(command: str, args: Sequence[str]) -> int:
+    from ldm_jax.runtime import configure
+
     configure()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    log.setLevel(logging.INFO)
-    try:
-        return COMMANDS[command](args)
-    except InputError as error:
-        print(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    logging.getLogger("ldm_jax").setLevel(logging.INFO)
+    return getattr(importlib.import_module(f"ldm_jax.cli.{command}"), command)(args)
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """`python -m ldm_jax COMMAND ...`."""
+    """`ldm-jax COMMAND ...`, which is `python -m ldm_jax COMMAND ...`."""
     args = sys.argv[1:] if args is None else args
+    if args and args[0] in COMMANDS:
+        return run(args[0], args[1:])
+    return guarded("ldm-jax", lambda: _main(args), closed=DONE)
+
+
+def _main(args: Sequence[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
-        print(f"usage: ldm-jax {{{','.join(COMMANDS)}}} ...\n\nldm-jax COMMAND --help tells more.")
-        return 0
-    if args[0] not in COMMANDS:
-        print(f"ldm-jax: error: command {args[0]!r} must be one of {', '.join(COMMANDS)}", file=sys.stderr)
-        return 2
-    return run(args[0], args[1:])
+        lines = "\n".join(f"  {name:10}{what}" for name, what in COMMANDS.items())
+        names, more = ",".join(COMMANDS), "ldm-jax COMMAND --help tells more, ldm-jax --version which this is."
+        print(f"usage: ldm-jax {{{names}}} ...\n\n{lines}\n\n{more}")
+        return DONE
+    if args[0] == "--version":
+        print(f"ldm-jax {version()}")
+        return DONE
+    print(f"ldm-jax: error: command {args[0]!r} must be one of {', '.join(COMMANDS)}", file=sys.stderr)
+    return WRONG_INPUT
+
+
+def version() -> str:
+    """Of the installed package; "unknown" where it runs from a clone that isn't installed."""
+    try:
+        return importlib.metadata.version("ldm-jax")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

@@ -3,26 +3,66 @@
 from __future__ import annotations
 
 import argparse
+import math
 import textwrap
 import typing
 from collections.abc import Sequence
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from ldm_jax.config import Config
 from ldm_jax.errors import InputError
-from ldm_jax.migration import renewed_options
 from ldm_jax.serialization import Option, kinds_of, options_of, suggest, with_options
+
+if TYPE_CHECKING:
+    from ldm_jax.config import Config
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose complaints are InputErrors: one line, like everyone else's."""
+    """An ArgumentParser whose complaints are InputErrors: one line, like everyone else's.
+
+    Every command takes --debug, which `cli.run` has already taken out of the arguments when they come here.
+    """
+
+    def __init__(self, **settings: Any):
+        super().__init__(allow_abbrev=False, **settings)
+        self._bounds: dict[str, tuple[int | None, int | None]] = {}
+        self.add_argument("--debug", action="store_true", help="show the traceback of whatever goes wrong")
 
     def error(self, message: str) -> NoReturn:
         raise InputError(message)
 
+    def number(
+        self, flag: str, kind: type, *, least: int | None = None, most: int | None = None, **settings: Any
+    ) -> None:
+        """An option that takes a finite number (with nargs, several), between `least` and `most`."""
+        action = self.add_argument(flag, type=kind, **settings)
+        self._bounds[action.dest] = least, most
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse has it, with every number checked."""
+        options, rest = super().parse_known_args(args, namespace)
+        for name, (least, most) in self._bounds.items():
+            value = getattr(options, name)
+            for number in value if isinstance(value, list | tuple) else (value,):
+                if number is not None:
+                    check_number(name, number, least, most)
+        return options, rest
+
+
+def check_number(name: str, number: int | float, least: int | None = None, most: int | None = None) -> None:
+    """InputError unless a number is finite and between its bounds."""
+    if isinstance(number, float) and not math.isfinite(number):
+        raise InputError(f"{name}: {number} must be a finite number")
+    if least is not None and number < least:
+        raise InputError(f"{name}: {number} must be at least {least}")
+    if most is not None and number > most:
+        raise InputError(f"{name}: {number} must be at most {most}")
+
 
 def parse_config(args: Sequence[str], default: Config) -> Config:
     """The experiment `default` with the dotted options in args put over it; InputError in one line."""
+    from ldm_jax.configfile import check_numbers
+    from ldm_jax.migration import renewed_options
+
     given: list[tuple[str, list[str]]] = []
     for word in args:
         # A negative number is a value; options start with two hyphens.
@@ -34,7 +74,9 @@ def parse_config(args: Sequence[str], default: Config) -> Config:
         else:
             given[-1][1].append(word)
     try:
-        return with_options(default, renewed_options(given))
+        config = with_options(default, renewed_options(given))
+        check_numbers(config)
+        return config
     except InputError as error:
         raise suggest(error, default) from error
 

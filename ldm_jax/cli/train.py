@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ldm_jax.cli import run
 from ldm_jax.cli.parsing import Parser, help_text, parse_config
 from ldm_jax.config import Config
 from ldm_jax.configfile import load_config
@@ -17,10 +18,9 @@ def train(args: Sequence[str]) -> int:
     """train.py CONFIG [--workdir DIR] [--stage S] [--smoke] [--any.field VALUE]."""
     parser = Parser(
         prog="train.py",
-        description="Trains the experiment that a config file describes, or goes on with one that was begun.",
+        description="Trains the experiment that a config file describes, or resumes an existing run.",
         epilog="Every field of the experiment is an option, too: train.py CONFIG --help lists them with their values.",
         add_help=False,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "config",
@@ -52,7 +52,6 @@ def train(args: Sequence[str]) -> int:
         config = shrink(config)
     config = parse_config(rest, config)
 
-    from ldm_jax.errors import Stopped
     from ldm_jax.experiment import Run
     from ldm_jax.processes import join, main_process
 
@@ -62,13 +61,13 @@ def train(args: Sequence[str]) -> int:
     workdir = options.workdir or (
         Path(options.config).parent if name == "config" else Path("runs") / (f"{name}-smoke" if options.smoke else name)
     )
-    run = Run(config, workdir)
-    try:
-        picture = run.train(options.stage)
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        return 3
+    picture = Run(config, workdir).train(options.stage)
     if main_process():
-        print(f"model: {workdir / 'model'}")
+        adapter = workdir / "adapter"
+        print(f"adapter: {adapter}" if adapter.is_dir() else f"model: {workdir / 'model'}")
         print(f"samples: {picture}" if options.stage != "autoencoder" else f"reconstructions: {picture}")
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run("train", sys.argv[1:]))

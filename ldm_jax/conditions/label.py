@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from ldm_jax.conditions.base import Arrays, Asked, Params, Size
 from ldm_jax.conditions.building import Given, check_dropout
+from ldm_jax.conditions.classes import class_number
 from ldm_jax.data import Example
 from ldm_jax.errors import InputError
 from ldm_jax.models import Conditioning
@@ -86,14 +87,6 @@ class LabelCondition:
 
     def index(self, label: Any) -> int:
         """A class's index, from that or from its name; InputError for none."""
-        if isinstance(label, str) and not label.lstrip("-").isdecimal():
-            names = [name.casefold() for name in self.class_names]
-            found = [i for i, name in enumerate(names) if label.casefold() in (name, *name.split(", "))]
-            if len(found) != 1:
-                few = ", ".join(self.class_names[:20]) + (", ..." if len(names) > 20 else "")
-                raise InputError(f"label: {label!r} must be one of {few}")
-            return found[0]
-        number = int(label)
-        if (number != label and not isinstance(label, str)) or not 0 <= number < self.num_classes:
+        if not isinstance(label, str) and int(label) != label:
             raise InputError(f"label: {label} must be between 0 and {self.num_classes - 1}")
-        return number
+        return class_number(label, self.num_classes, self.class_names)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ldm_jax import metrics
 from ldm_jax.evaluation.numbers import ARRAYS, Metric
@@ -17,6 +15,7 @@ from ldm_jax.evaluation.sets import Hashed
 from ldm_jax.evaluation.spaces import Space
 from ldm_jax.evaluation.subjects import Drawing, ModelSubject, SamplesSubject
 from ldm_jax.metrics import Features, Wanted
+from ldm_jax.progress import track
 
 SHOWN = 16
 
@@ -105,5 +104,5 @@ def _collect(
     count: int,
     batch_size: int,
 ) -> dict[str, Features]:
-    bar = tqdm(batches, title, -(-count // batch_size), unit="batch", leave=False, disable=not sys.stderr.isatty())
-    return metrics.collect(bar, {name: spaces[name].extract for name in wanted}, wanted)
+    shown = track(batches, title, -(-count // batch_size), "batch")
+    return metrics.collect(shown, {name: spaces[name].extract for name in wanted}, wanted)

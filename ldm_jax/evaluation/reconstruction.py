@@ -17,6 +17,7 @@ from ldm_jax.evaluation.sets import Hashed, ImageSet
 from ldm_jax.evaluation.spaces import Comparison, Space
 from ldm_jax.evaluation.subjects import ModelSubject
 from ldm_jax.metrics import Rounding, Wanted, panel
+from ldm_jax.progress import track
 
 SHOWN = 16
 METRICS: dict[str, Callable[..., Any]] = {
@@ -61,14 +62,15 @@ def reconstruct(
     frechet = {name: RECONSTRUCTION_FRECHET[name] for name in names if name in RECONSTRUCTION_FRECHET}
     wanted = {space: Wanted(moments=frozenset({"pool"})) for space, _ in frechet.values()}
     extractors = {space: spaces[space].extract for space in wanted}
-    hashed = Hashed(images.stream(batch_size), images.shape)
+    hashed, count = Hashed(images.stream(batch_size), images.shape), -(-images.count // batch_size)
     if wanted:
-        originals = metrics.collect(hashed, extractors, wanted)
+        originals = metrics.collect(track(hashed, images.name, count, "batch"), extractors, wanted)
     else:
         originals = {}
         for _ in hashed:
             pass
-    rebuilt = metrics.collect(subject.rebuild(images, batch_size, rounding, see), extractors, wanted)
+    rebuilding = track(subject.rebuild(images, batch_size, rounding, see), "reconstructions", count, "batch")
+    rebuilt = metrics.collect(rebuilding, extractors, wanted)
     values = {name: total / images.count for name, total in sums.items()}
     for space, label in frechet.values():
         gaussians = (features[space].moments["pool"].gaussian for features in (rebuilt, originals))

@@ -36,11 +36,13 @@ class Options:
     num: int | None = None
     split: str | None = None
     reference_num: int | None = None
-    labels: LabelPolicy = "balanced"
+    labels: LabelPolicy | None = None
+    """None: balanced."""
     sampler: str | None = None
     steps: int | None = None
     guidance: float | None = None
-    seed: int = 0
+    seed: int | None = None
+    """None: 0."""
     batch_size: int = 64
     rounding: Rounding = "round"
     sweep: tuple[str, tuple[float, ...]] | None = None
@@ -156,6 +158,7 @@ def set_up(options: Options) -> Setup:
     if isinstance(subject, ModelSubject):
         kind = "model" if subject.model.denoiser is not None else "autoencoder"
     names = options.metrics or _defaults(kind, options)
+    _check_usable(options, subject)
     _check_kind(names, kind, options)
     generation = {name: GENERATION[name] for name in names if name in GENERATION}
     rebuilt = [name for name in names if name in table.RECONSTRUCTION]
@@ -209,6 +212,26 @@ def _defaults(kind: table.Kind, options: Options) -> tuple[str, ...]:
         return table.default_names(kind, images="arr_0" in file, splits=False)
 
 
+def _check_usable(options: Options, subject: ModelSubject | SamplesSubject) -> None:
+    """InputError for an option of drawing that would be ignored."""
+    unused: dict[str, str] = {}
+    if isinstance(subject, SamplesSubject):
+        unused = dict.fromkeys(("sampler", "steps", "guidance", "seed", "labels"), "holds samples, drawn already")
+    elif subject.model.denoiser is None:
+        unused = dict.fromkeys(
+            ("sampler", "steps", "guidance", "seed", "labels"), "is an autoencoder without a denoiser"
+        )
+    elif subject.model.text is not None:
+        unused = {"labels": "draws from the reference's captions"}
+    elif not subject.model.num_classes:
+        unused = dict.fromkeys(("guidance", "labels"), "has no classes")
+    for field, why in unused.items():
+        value = getattr(options, field)
+        if value is not None and (field, value) != ("guidance", 1.0):
+            name = "label_policy" if field == "labels" else field
+            raise InputError(f"{name}: {value} can't be used, {options.subject} {why}; leave it out")
+
+
 def _check_kind(names: tuple[str, ...], kind: table.Kind, options: Options) -> None:
     for name in names:
         if kind == "samples" and name not in GENERATION:
@@ -231,8 +254,8 @@ def _drawing(subject: ModelSubject, options: Options) -> Drawing | None:
         sampler=options.sampler or name_of(model.sampling.sampler),
         steps=model.sampling.steps if options.steps is None else options.steps,
         guidance=float(model.sampling.guidance if options.guidance is None else options.guidance),
-        seed=options.seed,
-        labels=options.labels,
+        seed=options.seed or 0,
+        labels=options.labels or "balanced",
         batch_size=options.batch_size,
         rounding=options.rounding,
     )

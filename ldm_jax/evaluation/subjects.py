@@ -16,12 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_jax import metrics
+from ldm_jax import metrics, seeds
 from ldm_jax.data import to_float
 from ldm_jax.errors import InputError
 from ldm_jax.evaluation.sets import ImageSet, check_finite, folder_set, npz_set
 from ldm_jax.metrics import Rounding
 from ldm_jax.pipeline import LatentDiffusion, everywhere, load
+from ldm_jax.pipeline.streaming import stream
 
 LabelPolicy = Literal["balanced", "random"]
 
@@ -67,18 +68,27 @@ class ModelSubject:
         return {"labels": rng.integers(self.model.num_classes, size=drawing.num).tolist()}, "random"
 
     def draw(self, drawing: Drawing, conditions: dict[str, Any]) -> Iterator[np.ndarray]:
-        """Batches uint8 [b h w c] of the images that `sample.py` draws with the same arguments.
+        """Batches uint8 [b h w c] of the images that `sample.py` draws with the same arguments."""
+        for latents in self._latents(drawing, conditions):
+            yield self._decode(latents, drawing.batch_size, drawing.rounding)
 
-        Latents of all images are kept (an image's are a few percent of it), images are not.
-        """
-        latents = self._sample(drawing, conditions, output="latents")
-        for begin in range(0, drawing.num, drawing.batch_size):
-            yield self._decode(latents[begin : begin + drawing.batch_size], drawing.batch_size, drawing.rounding)
+    def _latents(self, drawing: Drawing, conditions: dict[str, Any]) -> Iterator[np.ndarray]:
+        return stream(
+            self.model,
+            seeds.key(drawing.seed),
+            drawing.num,
+            batch_size=drawing.batch_size,
+            steps=drawing.steps,
+            guidance=drawing.guidance,
+            sampler=drawing.sampler,
+            output="latents",
+            **conditions,
+        )
 
     def _sample(self, drawing: Drawing, conditions: dict[str, Any], output: str) -> np.ndarray:
         return np.asarray(
             self.model.sample(
-                jax.random.key(drawing.seed),
+                seeds.key(drawing.seed),
                 num=drawing.num,
                 steps=drawing.steps,
                 guidance=drawing.guidance,

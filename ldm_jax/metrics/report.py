@@ -1,4 +1,4 @@
-"""A report: the numbers and everything that they depend on, as JSON and as a line of a table."""
+"""A report: the numbers and everything that they depend on, as JSON and as a table."""
 
 from __future__ import annotations
 
@@ -50,15 +50,16 @@ class Report:
         """Indented JSON; numbers that JSON lacks (infinite, NaN) are null."""
         return json.dumps(_plain(dataclasses.asdict(self)), indent=2, allow_nan=False) + "\n"
 
-    def to_markdown(self, header: bool = True) -> str:
-        """The report as a line of a table, below its header where wanted."""
-        cells = {str(self.protocol.subject["kind"]): str(self.protocol.subject["path"])}
+    def to_markdown(self) -> str:
+        """The report as a table of two columns, as readable in a terminal as where Markdown is set."""
+        rows = {str(self.protocol.subject["kind"]): str(self.protocol.subject["path"])}
         if self.protocol.num_samples is not None:
-            cells["samples"] = str(self.protocol.num_samples)
-        cells |= {name: number(value) for name, value in self.metrics.items()}
-        rule = ["---"] + ["---:"] * (len(cells) - 1)
-        rows = [list(cells), rule, list(cells.values())] if header else [list(cells.values())]
-        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+            rows["samples"] = str(self.protocol.num_samples)
+        rows |= {name: number(value) for name, value in self.metrics.items()}
+        left, right = (max(map(len, column)) for column in (rows.keys(), rows.values()))
+        (kind, path), *others = rows.items()
+        lines = [f"| {kind:{left}} | {path:>{right}} |", f"| {'-' * left} | {'-' * (right - 1)}: |"]
+        return "\n".join([*lines, *(f"| {name:{left}} | {value:>{right}} |" for name, value in others)])
 
 
 def number(value: float) -> str:

@@ -99,6 +99,7 @@ def convert(
     variant: str | None = None,
     ignore: Sequence[str] = (),
     heads: int | None = None,
+    every: bool = True,
     echo: Callable[[str], None] = print,
 ) -> Report:
     """Reads src (component folder, pipeline folder, single file), writes dst, prints the table of every tensor.
@@ -106,17 +107,21 @@ def convert(
     layout: "published" writes diffusers' and transformers' folders, "original" the single file of a DiT, SiT or
     LightningDiT. dtype: of the tensors written; None keeps each one's own. ignore: patterns, as in a shell, of tensors
     that may be left over or missing; any other is an InputError, after the table and before anything is written.
+    every: False for a table of those tensors alone that weren't mapped.
     """
     src, dst = Path(src), Path(dst)
     if dst.exists() and (dst.is_file() or any(dst.iterdir())):
         raise InputError(f"dst: {dst} exists; name a folder that is new or empty")
     parts = open_any(src, variant, heads)
     found = report(parts)
-    echo(found.table())
-    if layout == "original":
-        (opened,) = parts.values() if len(parts) == 1 else (None,)
-        if opened is None or not isinstance(opened.module, DiT):
-            raise InputError(f"layout: 'original' is for a single DiT, {src} holds {', '.join(parts)}")
+    (opened,) = parts.values() if len(parts) == 1 else (None,)
+    if layout == "original" and (opened is None or not isinstance(opened.module, DiT)):
+        kinds = ", ".join(
+            f"a {type(part.module).__name__}{f' ({name})' if name else ''}" for name, part in parts.items()
+        )
+        raise InputError(f"layout: 'original' is for a single DiT, {src} holds {kinds}; leave --layout out")
+    echo(found.table(every))
+    if layout == "original" and opened is not None and isinstance(opened.module, DiT):
         size = opened.module.config.base_size or 16
         dst.parent.mkdir(parents=True, exist_ok=True)
         save_original(opened.module, read_params(opened, dtype, None, ignore), dst, size)

@@ -13,6 +13,7 @@ import numpy as np
 from ldm_jax.errors import InputError
 from ldm_jax.pretrained.names import Source
 from ldm_jax.pretrained.tensors import FLOATS, Renamed, Tensors
+from ldm_jax.progress import track
 
 
 class Match(NamedTuple):
@@ -116,7 +117,7 @@ def fill(
     sharding: a jax.sharding.Sharding or jax.Device for all of them, or a function of our path and shape.
     """
     params: dict[tuple[str, ...], Any] = {}
-    for path, source in wanted.items():
+    for path, source in track(wanted.items(), "reading", len(wanted), "array"):
         array = build(tensors, source, dtype)
         if sharding is not None:
             target = sharding(path, source.shape) if callable(sharding) else sharding

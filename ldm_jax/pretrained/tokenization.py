@@ -27,6 +27,9 @@ class TokenIds(NamedTuple):
     """True where a token is not filling."""
 
 
+SHOWN = 60
+"""Characters shown of what is cut off a prompt that is too long."""
+
 CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 """What CLIP calls a word: contractions, runs of letters, single digits, runs of anything else."""
 
@@ -55,7 +58,9 @@ class Tokenizer:
             if encoding.overflowing:
                 # Special tokens stand at (0, 0).
                 first = min(start for start, end in encoding.overflowing[0].offsets if end)
-                log.warning("prompt: cut to %d tokens, without %r", length, text[first:].strip())
+                lost = text[first:].strip()
+                shown = lost if len(lost) <= SHOWN else f"{lost[:SHOWN].rstrip()}..."
+                log.warning("prompt: cut to %d tokens, without %r", length, shown)
         rows = [encoding.ids for encoding in encodings]
         width = length if pad else max(map(len, rows), default=0)
         ids = np.full((len(rows), width), self.pad_id, np.int32)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ldm_jax.errors import InputError
 from ldm_jax.pretrained.tensors import DTYPES, Info
+from ldm_jax.progress import track
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -33,7 +34,7 @@ def write_safetensors(
     with temporary.open("wb") as file:
         file.write(len(data).to_bytes(8, "little"))
         file.write(data)
-        for _, make in tensors.values():
+        for _, make in track(tensors.values(), "writing", len(tensors), "array"):
             np.ascontiguousarray(make()).reshape(-1).view(np.uint8).tofile(file)
     temporary.replace(path)
 

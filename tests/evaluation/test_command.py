@@ -96,7 +96,8 @@ def test_everything_about_a_model(trained, tmp_path, capfd):
     # 20 samples, 12 features.
     assert report["notes"] == []
     lines = text.splitlines()
-    assert lines[0].startswith("| model | samples | FID |")
+    assert lines[0].split() == ["|", "model", "|", str(trained), "|"]
+    assert lines[2].split() == ["|", "samples", "|", "20", "|"] and lines[3].startswith("| FID ")
     assert f"report: {out}" in lines and f"panel: {out.with_suffix('.png')}" in lines
     with Image.open(out.with_suffix(".png")) as picture:
         assert picture.width > 600 and picture.height > 400

@@ -36,14 +36,16 @@ def test_a_report_is_json_without_numbers_that_json_lacks():
     assert read["notes"] == ["small"]
 
 
-def test_a_report_is_a_line_of_a_table():
+def test_a_report_is_a_table_of_two_columns():
     lines = report(FID=3.14159, KID=0.000123, images=123456.0).to_markdown().splitlines()
     assert lines == [
-        "| model | samples | FID | KID | images |",
-        "| --- | ---: | ---: | ---: | ---: |",
-        "| runs/a | 2000 | 3.142 | 0.000123 | 123456 |",
+        "| model   |   runs/a |",
+        "| ------- | -------: |",
+        "| samples |     2000 |",
+        "| FID     |    3.142 |",
+        "| KID     | 0.000123 |",
+        "| images  |   123456 |",
     ]
-    assert report(FID=3.14159).to_markdown(header=False).count("\n") == 0
 
 
 def test_the_panel_holds_every_sample_and_its_neighbours():

@@ -205,7 +205,7 @@ WRONG = [
     ({"guidance": "much"}, "guidance: 'much' must be a number"),
     ({"steps": 2.5}, "steps: 2.5 must be a whole number"),
     ({"num": 0}, "num: 0 must be"),
-    ({"labels": ["cat"]}, "label: 'cat' must be one of T-shirt"),
+    ({"labels": ["cat"]}, "label: 'cat'.* must be between 0 and 9, or one of T-shirt"),
     ({"labels": []}, "label: name one or more"),
     ({"image": np.zeros((1, 8, 8, 1))}, "image: this model takes labels"),
     ({"colour": "red"}, "colour: this model takes labels"),

@@ -1,0 +1,82 @@
+"""Files out: checked before anything is computed, whole or not there at all afterwards."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from ldm_jax.errors import InputError
+
+UNFINISHED = ".tmp"
+"""Ending of a file that is still being written."""
+
+
+def check_file(path: Path, endings: Sequence[str], *, overwrite: bool, field: str = "out") -> None:
+    """InputError where a file can't be written, or is there already and `overwrite` is not given.
+
+    Nothing is left behind: folders that are missing are made when the file is written.
+    """
+    if path.suffix not in endings:
+        raise InputError(f"{field}: {path} must end in {' or '.join(endings)}")
+    _check_writable(path.parent, path.name, field)
+    if path.is_dir():
+        raise InputError(f"{field}: {path} is a folder; name a file with this ending")
+    if os.path.lexists(path) and not overwrite:
+        raise InputError(f"{field}: {path} exists; name another file, or add --overwrite to replace it")
+
+
+def check_folder(path: Path, *, field: str = "out") -> None:
+    """InputError where a folder can't be made or written into; nothing is left behind."""
+    _check_writable(path, "", field)
+
+
+def check_room(path: Path, size: int, *, field: str = "out") -> None:
+    """InputError where the disk has less than about `size` bytes left for what goes to `path`."""
+    free = shutil.disk_usage(_existing(path)).free
+    if free < size:
+        raise InputError(f"{field}: {path} needs about {megabytes(size)}, {megabytes(free)} are free")
+
+
+def megabytes(size: int) -> str:
+    """A number of bytes as people say it: "12 MB", at least 1 MB."""
+    return f"{max(round(size / 1e6), 1):,} MB"
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A place beside `path` to write to, which takes its name at the end and is removed after an error.
+
+    Missing folders are made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + UNFINISHED)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _existing(path: Path) -> Path:
+    """The nearest of `path` and the folders above it that exists."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+
+
+def _check_writable(folder: Path, name: str, field: str) -> None:
+    try:
+        place = _existing(folder)
+        if not place.is_dir():
+            raise InputError(f"{field}: {folder} can't be written ({place} is a file)")
+        # A name that is too long, or a folder that only looks writable, shows when a file is made.
+        with tempfile.NamedTemporaryFile(dir=place, prefix=name, suffix=UNFINISHED):
+            pass
+        for part in (folder.absolute().relative_to(place)).parts:
+            with tempfile.NamedTemporaryFile(dir=place, prefix=part):
+                pass
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{field}: {folder} can't be written ({reason})") from error
