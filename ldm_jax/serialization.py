@@ -179,7 +179,7 @@ def options_of(value: Any, prefix: str = "", hint: Any = None) -> Iterator[Optio
         if item is not None and kinds_of(item):
             for member in inner:
                 yield from options_of(member, f"{path}.{_member_name(member)}.")
-        elif kinds_of(kind) and inner is not None:
+        elif kinds_of(kind) and dataclasses.is_dataclass(inner):
             if len(kinds_of(kind)) > 1:
                 yield Option(path, kind, type(inner).__name__, docs.get(name, ""))
             yield from options_of(inner, f"{path}.", kind)
