@@ -11,14 +11,14 @@ from ldm_jax.diffusion.prediction import estimate, expand, target
 from ldm_jax.diffusion.samplers import normal
 from ldm_jax.diffusion.schedules import Schedule
 from ldm_jax.diffusion.times import sample_times
-from ldm_jax.models import Conditioning, DiT, UNet, apply
+from ldm_jax.models import Conditioning, DiT, MMDiT, UNet, apply
 from ldm_jax.models.autoencoder import Posterior
 from ldm_jax.training.adversarial import per_example
 from ldm_jax.training.step import LossFn
 
 
 def denoiser_loss(
-    module: DiT | UNet,
+    module: DiT | UNet | MMDiT,
     config: DiffusionConfig,
     schedule: Schedule,
     latent_mean: Float[Array, "c"],
