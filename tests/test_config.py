@@ -78,7 +78,7 @@ def test_bad_json_names_the_field(text, words):
         (lambda: SAMPLING_RULE(interval=(0.9, 0.1)), "sampling.rule.interval: .* must be two rising times"),
         (lambda: DenoiserTraining(adapter=Adapter(0)), "adapter: rank .0. must be at least 1"),
         (lambda: AdamW(weight_decay=-1.0), "optimizer.weight_decay: -1.0"),
-        (lambda: UNetConfig(context_dim=0, num_classes=9), "num_classes: 9 must be -1, 0 or one less than class_rows"),
+        (lambda: UNetConfig(num_classes=9, class_rows=9), "num_classes: 9 must be -1, 0 or one less than class_rows"),
         (lambda: Config(data=DataConfig(batch_size=0)), "data.batch_size: 0"),
         (lambda: DenoiserTraining(ema=1.0), "stages.denoiser.ema"),
         (lambda: DenoiserTraining(learning_rate=-1.0), "learning_rate"),
@@ -90,13 +90,13 @@ def test_checked_when_built(build, words):
 
 
 def test_denoisers_are_fitted_to_what_the_data_decides():
-    denoiser = DiTConfig().fitted(latent_channels=7, num_classes=12, image_channels=3)
+    denoiser = DiTConfig(num_classes=-1).fitted(latent_channels=7, num_classes=12, image_channels=3)
     assert (denoiser.num_classes, denoiser.in_channels, denoiser.out_channels) == (12, 10, 7)
-    assert DiTConfig().fitted(latent_channels=7).num_classes == 0
+    assert DiTConfig().fitted(latent_channels=7, num_classes=0).num_classes == 0
     with pytest.raises(InputError, match="num_classes: 5 must be"):
         DiTConfig(num_classes=5).fitted(latent_channels=7, num_classes=12)
     with pytest.raises(InputError, match="in_channels: 5 must be"):
-        DiTConfig(in_channels=5).fitted(latent_channels=7)
+        DiTConfig(in_channels=5).fitted(latent_channels=7, num_classes=0)
 
 
 def test_a_unet_is_fitted_likewise():
@@ -104,7 +104,7 @@ def test_a_unet_is_fitted_likewise():
     assert (unet.num_classes, unet.class_rows, unet.in_channels, unet.out_channels) == (12, 13, 7, 7)
     assert unet.time_scale == 1000.0
     assert unet.fitted(latent_channels=7, num_classes=12) == unet
-    assert UNetConfig(context_dim=0).fitted(latent_channels=7).class_rows == 0
+    assert UNetConfig(context_dim=0).fitted(latent_channels=7, num_classes=0).class_rows == 0
 
 
 OPTIONS = [

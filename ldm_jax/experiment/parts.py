@@ -170,7 +170,9 @@ def _filled(config: Config, base: Base, conditions: tuple[Condition, ...], laten
     if base.model is not None:
         changes["process"] = inherited(config.process, base.model.process)
     elif not isinstance(config.denoiser, Pretrained):
-        changes["denoiser"] = config.denoiser.fitted(
+        # The conditions say whether there are classes; a network that has a number of its own keeps it.
+        asked = config.denoiser.num_classes or (-1 if label else 0)
+        changes["denoiser"] = dataclasses.replace(config.denoiser, num_classes=asked).fitted(
             latent_channels=latent[-1], num_classes=label.num_classes if label else 0, image_channels=joined
         )
     network = base.denoiser[0].config if base.denoiser else changes["denoiser"]

@@ -23,6 +23,7 @@ from ldm_jax.processes import barrier, main_process
 from ldm_jax.stages import AutoencoderTraining, DenoiserTraining
 from ldm_jax.stages.adapter import AdapterStage
 from ldm_jax.stages.autoencoder import AutoencoderStage
+from ldm_jax.stages.computing import computed
 from ldm_jax.stages.denoiser import DenoiserStage, Shuffle
 from ldm_jax.stages.held_out import held_out
 from ldm_jax.training.loop import fit, picture_path
@@ -125,9 +126,9 @@ class Run:
         discriminator = Discriminator(training.discriminator) if training.loss.adversarial_weight else None
         stage = AutoencoderStage(
             training,
-            base.autoencoder,
-            discriminator,
-            self.perceptual,
+            computed(base.autoencoder, training),
+            None if discriminator is None else computed(discriminator, training),
+            [(computed(network, training), params) for network, params in self.perceptual],
             self.parts.loader,
             held_out(self.parts.loader, self.parts.test),
             axis_name=AXIS if self.config.parallel == "pmap" else None,
@@ -157,7 +158,7 @@ class Run:
     def _denoiser(self, model: LatentDiffusion, latents: Latents, training: DenoiserTraining) -> None:
         """Trains the denoiser, and writes the model, or the adapters alone."""
         base, loader = self.parts.base, self.parts.loader
-        module, given = base.denoiser or (make_denoiser(self.config.denoiser), None)
+        module, given = base.denoiser or (make_denoiser(self.config.denoiser), None)  # type: ignore[arg-type]
         conditions = self.workdir / "conditions"
         kind = DenoiserStage if training.adapter is None else AdapterStage
         inputs = {"autoencoder": weights_hash(model.autoencoder_params), "latents": latents.digest}

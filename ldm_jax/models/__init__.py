@@ -1,10 +1,16 @@
-"""Networks: Linen modules with one frozen config each, used as pure functions of (params, inputs)."""
+"""Networks: Linen modules with one frozen config each, used as pure functions of (params, inputs).
+
+Here belong architectures, their configs and what is common to them: layers, attention, conditioning, tiling, how they
+are computed. Here do not belong losses, schedules and samplers (a denoiser knows its t and nothing of noise), where
+parameters come from and how files lay them out (`pretrained`), and anything that trains.
+"""
 
 from typing import Any
 
 import flax.linen as nn
 
 from ldm_jax.models.autoencoder import Autoencoder, AutoencoderConfig, Posterior
+from ldm_jax.models.computing import stack_blocks, unstack_blocks, with_compute
 from ldm_jax.models.conditioning import Conditioning
 from ldm_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from ldm_jax.models.dit import DiT, DiTConfig
@@ -28,18 +34,16 @@ AUTOENCODERS: dict[type, type[nn.Module]] = {
 """The first stage that each config describes."""
 
 
-DENOISERS: dict[type, type[nn.Module]] = {DiTConfig: DiT, UNetConfig: UNet, MMDiTConfig: MMDiT}
-"""The denoiser that each config describes."""
-
-
 def make_autoencoder(config: AutoencoderConfig | TinyAutoencoderConfig) -> Any:
     """The first stage that a config describes: a module with `encode`, `decode`, `decode_features` and `output`."""
     return AUTOENCODERS[type(config)](config)  # type: ignore[call-arg]
 
 
-def make_denoiser(config: Any) -> DiT | UNet | MMDiT:
-    """The denoiser that a config describes: (z [b *space c], t [b], cond) -> output like z."""
-    return DENOISERS[type(config)](config)  # type: ignore[call-arg, return-value]
+def make_denoiser(config: DiTConfig | UNetConfig | MMDiTConfig) -> DiT | UNet | MMDiT:
+    """The denoiser that a config describes: (z [b *space c], t [b] or a scalar, cond) -> output like z."""
+    if isinstance(config, UNetConfig):
+        return UNet(config)
+    return MMDiT(config) if isinstance(config, MMDiTConfig) else DiT(config)
 
 
 def apply(module: nn.Module, params: Any, *args: Any, **kwargs: Any) -> Any:
@@ -49,7 +53,6 @@ def apply(module: nn.Module, params: Any, *args: Any, **kwargs: Any) -> Any:
 
 __all__ = [
     "AUTOENCODERS",
-    "DENOISERS",
     "LPIPS",
     "Autoencoder",
     "AutoencoderConfig",
@@ -89,4 +92,7 @@ __all__ = [
     "make_autoencoder",
     "make_denoiser",
     "sentence_embedding",
+    "stack_blocks",
+    "unstack_blocks",
+    "with_compute",
 ]

@@ -178,10 +178,9 @@ class Autoencoder(nn.Module):
 
     config: AutoencoderConfig
 
-    def example_inputs(self) -> tuple[Images]:
-        """The smallest (x,) that the network takes, an image of one latent position."""
-        side = self.config.factor
-        return (jnp.zeros((1, side, side, self.config.image_channels)),)
+    def example_inputs(self, rank: int = 2) -> tuple[Images]:
+        """The smallest (x,) of `rank` axes that the network takes, one latent position."""
+        return (jnp.zeros((1, *(self.config.factor,) * rank, self.config.image_channels), jnp.float32),)
 
     def setup(self) -> None:
         c, dtype = self.config, jnp.dtype(self.config.dtype)

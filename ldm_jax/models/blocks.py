@@ -81,12 +81,14 @@ class Mlp(nn.Module):
     hidden: int
     activation: Activation = "gelu"
     dtype: jnp.dtype = jnp.float32
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(self, x: Tokens) -> Tokens:
         wide = self.hidden * (2 if self.activation == "geglu" else 1)
-        h = activate(self.activation, nn.Dense(wide, dtype=self.dtype, name="in")(x))
-        return nn.Dense(x.shape[-1], dtype=self.dtype, name="out")(h)
+        h = nn.Dense(wide, dtype=self.dtype, kernel_init=self.kernel_init, name="in")(x)
+        out = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=self.kernel_init, name="out")
+        return out(activate(self.activation, h))
 
 
 class TransformerBlock(nn.Module):

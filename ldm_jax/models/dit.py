@@ -1,35 +1,42 @@
 """Diffusion transformers: DiT with adaLN-Zero and the switches that its successors turned.
 
 Peebles & Xie 2022 (arXiv 2212.09748); RMSNorm, SwiGLU, RoPE and qk-norm as in LightningDiT (Yao et al. 2025,
-arXiv 2501.01423, section 4).
+arXiv 2501.01423, section 4); cross-attention to text between attention and MLP as in PixArt-alpha (Chen et al. 2023,
+arXiv 2310.00426, section 2.3), here with normalised queries.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ldm_jax.errors import InputError
+from ldm_jax.models import fitting
 from ldm_jax.models.attention import attention
-from ldm_jax.models.conditioning import Conditioning
-from ldm_jax.models.layers import TimeEmbedding, depth_to_space, space_to_depth
+from ldm_jax.models.computing import scanned, spans
+from ldm_jax.models.conditioning import Conditioning, Time, joined, per_example, received
+from ldm_jax.models.layers import TimeEmbedding, VectorEmbedding, depth_to_space, space_to_depth
 
 Tokens = Float[Array, "b n d"]
 
 
 @dataclasses.dataclass(frozen=True)
 class DiTConfig:
-    """A class-conditional (or unconditional) transformer on latent patches."""
+    """A transformer on latent patches, unconditional or told of a class, of text or of an image.
+
+    Fields that are open (0 channels, -1 classes or features) are filled in by `fitted` before the network is made.
+    """
 
     in_channels: int = 0
-    """Channels of z, plus those of cond.image where there is one; 0: as the latents have (filled in by training)."""
+    """Channels of z, plus those of cond.image where there is one; 0: as the latents and the conditions have."""
     out_channels: int = 0
-    """Channels of the output; 0: as the latents have (filled in by training)."""
+    """Channels of the output; 0: as the latents have."""
     patch: int = 2
     """Side of a token's patch of latents."""
     width: int = 384
@@ -41,7 +48,11 @@ class DiTConfig:
     mlp_ratio: float = 4.0
     """Hidden features of the MLP, in units of width (SwiGLU takes 2/3 of that, so that parameters stay equal)."""
     num_classes: int = 0
-    """Classes; label num_classes means 'none'. 0: unconditional; -1: as the data has (filled in by training)."""
+    """Classes; label num_classes means 'none'. 0: it embeds no labels; -1: as the data has."""
+    context_dim: int = 0
+    """Features of cond.context, which every block attends to; 0: no cross-attention; -1: as the conditions give."""
+    pooled_dim: int = 0
+    """Features of cond.pooled, embedded beside the time; 0: none; -1: as the conditions give."""
     norm: Literal["layer", "rms"] = "layer"
     """Normalisation before attention and MLP, without learned scale (adaLN has it)."""
     mlp: Literal["gelu", "swiglu"] = "gelu"
@@ -51,7 +62,7 @@ class DiTConfig:
     qk_norm: bool = False
     """RMSNorm on queries and keys."""
     time_scale: float = 1000.0
-    """t is multiplied by this before its sinusoidal features."""
+    """t is multiplied by this before its sinusoidal features: 1000 for t in [0, 1], 1 for a t that counts to 1000."""
     frequency_shift: float = 0.0
     """Subtracted from the divisor of the sinusoidal features' exponents; 1 in diffusers' DiT."""
     norm_scale: bool = False
@@ -73,35 +84,46 @@ class DiTConfig:
         for field in ("patch", "width", "depth", "heads"):
             if getattr(self, field) < 1:
                 raise InputError(f"denoiser.{field}: {getattr(self, field)} must be at least 1")
-        if min(self.in_channels, self.out_channels) < 0 or self.num_classes < -1:
-            raise InputError("denoiser: in_channels and out_channels must be 0 or more, num_classes -1 or more")
+        if min(self.in_channels, self.out_channels) < 0:
+            raise InputError("denoiser: in_channels and out_channels must be 0 or more")
+        for field in ("num_classes", "context_dim", "pooled_dim"):
+            if getattr(self, field) < -1:
+                raise InputError(f"denoiser.{field}: {getattr(self, field)} must be -1 or more")
         if self.width % self.heads:
             raise InputError(f"denoiser.width: {self.width} must be a multiple of heads ({self.heads})")
-        if self.width % 4:
-            raise InputError(f"denoiser.width: {self.width} must be a multiple of 4 (sin-cos positions of two axes)")
-        if self.rope and self.width // self.heads % 4:
-            raise InputError(f"denoiser.rope: width / heads = {self.width // self.heads} must be a multiple of 4")
         if self.scan and self.block_embedders:
             raise InputError("denoiser.scan: it doesn't go with block_embedders")
 
-    def fitted(self, *, latent_channels: int, num_classes: int = 0, image_channels: int = 0) -> DiTConfig:
-        """This config with its open fields filled in; InputError where a field contradicts.
+    def fitted(
+        self, latent_channels: int, num_classes: int, image_channels: int = 0, context_dim: int = 0, pooled_dim: int = 0
+    ) -> DiTConfig:
+        """The config with its open fields filled in; InputError names a field that is set to something else.
 
-        latent_channels: of z; num_classes: of the data; image_channels: of what conditions join to z.
+        latent_channels: of z. num_classes: of the data, 0 for none. image_channels, context_dim, pooled_dim: what the
+        conditions give as cond.image, cond.context and cond.pooled, 0 for none.
         """
-        return dataclasses.replace(
-            self,
-            in_channels=filled("in_channels", self.in_channels, latent_channels + image_channels),
-            out_channels=filled("out_channels", self.out_channels, latent_channels),
-            num_classes=filled("num_classes", max(self.num_classes, 0), num_classes),
-        )
+        given = {"context_dim": context_dim, "pooled_dim": pooled_dim}
+        filled = fitting.channels(self, latent_channels, image_channels) | fitting.features(self, **given)
+        config = dataclasses.replace(self, num_classes=fitting.classes(self, num_classes), **filled)
+        fitting.heard(config, given)
+        return config
 
 
-def filled(field: str, asked: int, known: int) -> int:
-    """What is known, where nothing else was asked for; InputError otherwise."""
-    if asked not in (0, known):
-        raise InputError(f"denoiser.{field}: {asked} must be 0 or {known}, as latents, conditions and data have it")
-    return known
+def check_positions(field: str, features: int, rank: int) -> None:
+    """InputError where `features` can't be shared among the sines and cosines of `rank` axes.
+
+    One or two axes share them all; of three or more each gets as many as the others, and the rest stay 0.
+    """
+    step = 2 * rank if rank < 3 else 2
+    if features % step or features < 2 * rank:
+        least = f", at least {2 * rank}" if rank > 2 else ""
+        raise InputError(f"denoiser.{field}: {features} must be a multiple of {step}{least} (positions on {rank} axes)")
+
+
+def check_patches(space: Sequence[int], patch: int) -> None:
+    """InputError where latents of these sides don't divide into patches."""
+    if any(side % patch for side in space):
+        raise InputError(f"latents: {'x'.join(map(str, space))} must be multiples of patch ({patch})")
 
 
 def sincos_positions(space: tuple[int, ...], dim: int, base: int = 0) -> np.ndarray:
@@ -153,13 +175,42 @@ class Norm(nn.Module):
         return norm(x.astype(jnp.float32)).astype(x.dtype)
 
 
+class CrossAttention(nn.Module):
+    """Attention of x to a condition's tokens; it starts at 0, as if there were none."""
+
+    config: DiTConfig
+
+    @nn.compact
+    def __call__(self, x: Tokens, context: Float[Array, "b l e"], mask: Bool[Array, "b l"] | None) -> Tokens:
+        c, dtype = self.config, jnp.dtype(self.config.dtype)
+        xavier, zeros = nn.initializers.xavier_uniform(), nn.initializers.zeros
+
+        def project(source: Tokens, name: str) -> Float[Array, "b k heads f"]:
+            h = nn.Dense(c.width, dtype=dtype, kernel_init=xavier, name=name)(source)
+            return h.reshape(*h.shape[:-1], c.heads, c.width // c.heads)
+
+        q, k, v = project(x, "query"), project(context, "key"), project(context, "value")
+        if c.qk_norm:
+            q = nn.RMSNorm(epsilon=1e-6, dtype=dtype, name="q_norm")(q)
+            k = nn.RMSNorm(epsilon=1e-6, dtype=dtype, name="k_norm")(k)
+        h = attention(q, k, v, mask).reshape(x.shape)
+        return nn.Dense(c.width, dtype=dtype, kernel_init=zeros, name="out")(h)
+
+
 class Block(nn.Module):
     """One adaLN-Zero block: modulated attention and MLP with gated residuals (DiT, figure 3)."""
 
     config: DiTConfig
 
     @nn.compact
-    def __call__(self, x: Tokens, embedding: Float[Array, "b d"], angles: Float[Array, "n half"] | None) -> Tokens:
+    def __call__(
+        self,
+        x: Tokens,
+        embedding: Float[Array, "b d"],
+        angles: Float[Array, "n half"] | None,
+        context: Float[Array, "b l e"] | None = None,
+        mask: Bool[Array, "b l"] | None = None,
+    ) -> Tokens:
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         xavier, zeros = nn.initializers.xavier_uniform(), nn.initializers.zeros
         modulation = nn.Dense(6 * c.width, dtype=dtype, kernel_init=zeros, name="modulation")(nn.silu(embedding))
@@ -175,6 +226,8 @@ class Block(nn.Module):
             q, k = rotate(q, angles), rotate(k, angles)
         h = nn.Dense(c.width, dtype=dtype, kernel_init=xavier, name="out")(attention(q, k, v).reshape(h.shape))
         x = x + gate1[:, None, :] * h
+        if context is not None:
+            x = x + CrossAttention(c, name="cross")(Norm(c, name="norm_cross")(x), context, mask)
 
         h = modulate(Norm(c, c.mlp_norm_epsilon, name="norm2")(x), shift2, scale2)
         if c.mlp == "swiglu":
@@ -189,57 +242,61 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module):
-    """(z [b *space c], t [b], cond) -> output [b *space out_channels] in float32."""
+    """(z [b *space c], t [b] or a scalar, cond) -> output [b *space out_channels] in float32."""
 
     config: DiTConfig
 
     def example_inputs(self, rank: int = 2) -> tuple[Array, Array, Conditioning]:
-        """The smallest (z, t, cond) that the network takes; parameters have the same shapes for any size."""
-        label = jnp.zeros(1, jnp.int32) if self.config.num_classes else None
-        z = jnp.zeros((1, *(self.config.patch,) * rank, self.config.in_channels))
-        return z, jnp.zeros(1), Conditioning(label=label)
+        """The smallest (z, t, cond) of `rank` axes that the network takes; parameters fit every size of that rank."""
+        c = self.config
+        cond = Conditioning(
+            label=jnp.zeros(1, jnp.int32) if c.num_classes else None,
+            context=jnp.zeros((1, 1, c.context_dim), jnp.float32) if c.context_dim else None,
+            pooled=jnp.zeros((1, c.pooled_dim), jnp.float32) if c.pooled_dim else None,
+        )
+        z = jnp.zeros((1, *(c.patch,) * rank, c.in_channels), jnp.float32)
+        return z, jnp.zeros(1, jnp.float32), cond
+
+    def _embedding(self, t: Float[Array, "b"], cond: Conditioning, suffix: str = "") -> Float[Array, "b d"]:
+        c, dtype = self.config, jnp.dtype(self.config.dtype)
+        time = TimeEmbedding(c.width, dtype=dtype, shift=c.frequency_shift, name=f"time{suffix}")
+        embedding = time(t * c.time_scale)
+        if c.num_classes:
+            init = nn.initializers.normal(0.02)
+            table = nn.Embed(c.num_classes + 1, c.width, embedding_init=init, name=f"label{suffix}")
+            embedding = embedding + table(cond.label).astype(dtype)  # type: ignore[arg-type]
+        if c.pooled_dim and cond.pooled is not None:
+            embedding = embedding + VectorEmbedding(c.width, dtype, name=f"pooled{suffix}")(cond.pooled)
+        return embedding
 
     @nn.compact
     def __call__(
-        self,
-        z: Float[Array, "b *space c"],
-        t: Float[Array, "b"],
-        cond: Conditioning = Conditioning(),  # noqa: B008 (an immutable tuple)
+        self, z: Float[Array, "b *space c"], t: Time, cond: Conditioning | None = None
     ) -> Float[Array, "b *space out"]:
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-        if cond.image is not None:
-            z = jnp.concatenate([z, cond.image], axis=-1)
+        fitting.closed(c, "DiT")
+        cond = received(cond, "DiT", label=c.num_classes > 0, context=c.context_dim, pooled=c.pooled_dim)
+        z, t = joined(z, cond.image, c.in_channels, "DiT"), per_example(t, len(z))
+        check_patches(z.shape[1:-1], c.patch)
         x = space_to_depth(z.astype(dtype), c.patch)
         b, *space, _ = x.shape
+        check_positions("width", c.width, len(space))
         x = nn.Dense(c.width, dtype=dtype, kernel_init=nn.initializers.xavier_uniform(), name="patches")(x)
         x = x.reshape(b, -1, c.width) + jnp.asarray(sincos_positions(tuple(space), c.width, c.base_size), dtype)[None]
 
-        def embed(suffix: str) -> Float[Array, "b d"]:
-            time = TimeEmbedding(c.width, dtype=dtype, shift=c.frequency_shift, name=f"time{suffix}")
-            embedding = time(t * c.time_scale)
-            if c.num_classes and cond.label is not None:
-                init = nn.initializers.normal(0.02)
-                table = nn.Embed(c.num_classes + 1, c.width, embedding_init=init, name=f"label{suffix}")
-                embedding = embedding + table(cond.label).astype(dtype)
-            return embedding
-
-        embeddings = [embed(str(i)) for i in range(c.depth)] if c.block_embedders else [embed("")] * c.depth
+        suffixes = [str(i) for i in range(c.depth)] if c.block_embedders else [""]
+        embeddings = [self._embedding(t, cond, suffix) for suffix in suffixes] * (c.depth // len(suffixes))
         embedding = embeddings[0]
 
-        angles = jnp.asarray(rope_angles(tuple(space), c.width // c.heads)) if c.rope else None
+        angles = None
+        if c.rope:
+            check_positions("rope: width / heads", c.width // c.heads, len(space))
+            angles = jnp.asarray(rope_angles(tuple(space), c.width // c.heads))
+        context, mask = (cond.context, cond.context_mask) if c.context_dim else (None, None)
         block = nn.remat(Block) if c.remat else Block
-        if c.scan:
-            stack = nn.scan(
-                lambda block, x, embedding, angles: (block(x, embedding, angles), None),
-                variable_axes={"params": 0},
-                split_rngs={"params": True},
-                in_axes=(nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType] (flax types it as int)
-                length=c.depth,
-            )
-            x, _ = stack(block(c, name="blocks"), x, embedding, angles)
-        else:
-            for i in range(c.depth):
-                x = block(c, name=f"block{i}")(x, embeddings[i], angles)
+        for span in spans([0] * c.depth if c.scan else range(c.depth)):
+            shared = embeddings[span.start], angles, context, mask
+            (x,) = scanned(block(c, name=span.name), span.length, (x,), *shared)
 
         zeros = nn.initializers.zeros
         modulation = nn.Dense(2 * c.width, dtype=dtype, kernel_init=zeros, name="modulation")(nn.silu(embedding))

@@ -220,3 +220,16 @@ class TimeEmbedding(nn.Module):
         h = sinusoidal(t, self.frequencies, shift=self.shift, sine_first=self.sine_first).astype(self.dtype)
         h = nn.Dense(self.features, dtype=self.dtype, kernel_init=init, name="dense1")(h)
         return nn.Dense(self.features, dtype=self.dtype, kernel_init=init, name="dense2")(jax.nn.silu(h))
+
+
+class VectorEmbedding(nn.Module):
+    """Dense, silu, Dense of a condition's vector, to be added to that of the time."""
+
+    features: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b d"]) -> Float[Array, "b e"]:
+        init = nn.initializers.normal(0.02)
+        h = jax.nn.silu(nn.Dense(self.features, dtype=self.dtype, kernel_init=init, name="dense1")(x))
+        return nn.Dense(self.features, dtype=self.dtype, kernel_init=init, name="dense2")(h)

@@ -39,6 +39,8 @@ class LPIPSConfig:
     """vgg16 for losses, alexnet for evaluation: it is faster and agrees a little better with people."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the convolutions; parameters and distances stay float32."""
+    remat: bool = False
+    """Recompute the convolutions in the backward pass instead of keeping their activations."""
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -109,11 +111,19 @@ class LPIPS(nn.Module):
         x = x.astype(jnp.dtype(self.config.dtype))
         return self._vgg16(x) if self.config.network == "vgg16" else self._alexnet(x)
 
+    def _layer(self, i: int, x: Images) -> Images:
+        """The i-th convolution and its non-linearity."""
+
+        def layer(module: LPIPS, x: Images) -> Images:
+            return nn.relu(module.convs[i](x))
+
+        return (nn.remat(layer) if self.config.remat else layer)(self, x)
+
     def _vgg16(self, x: Images) -> Maps:
-        maps, convs = [], iter(self.convs)
+        maps, i = [], 0
         for width in VGG16:
             if width:
-                x = nn.relu(next(convs)(x))
+                x, i = self._layer(i, x), i + 1
             else:
                 maps.append(x)
                 x = nn.max_pool(x, (2, 2), (2, 2))
@@ -121,10 +131,10 @@ class LPIPS(nn.Module):
 
     def _alexnet(self, x: Images) -> Maps:
         maps = []
-        for i, layer in enumerate(self.convs):
+        for i in range(len(self.convs)):
             if i in (1, 2):
                 x = nn.max_pool(x, (3, 3), (2, 2))
-            x = nn.relu(layer(x))
+            x = self._layer(i, x)
             maps.append(x)
         return tuple(maps)
 

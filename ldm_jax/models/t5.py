@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ldm_jax.errors import InputError
-from ldm_jax.models.text import TextEncoding
+from ldm_jax.models.text import TextEncoding, in_float32
 
 Tokens = Float[Array, "b _ _"]
 Bias = Float[Array, "_ heads _ _"]
@@ -49,6 +49,8 @@ class T5Config:
     """The id that fills texts up."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the arithmetic; parameters stay float32."""
+    remat: bool = False
+    """Recompute each block's activations in the backward pass."""
 
     def __post_init__(self) -> None:
         for field in ("vocabulary", "width", "depth", "heads", "head_dim", "hidden", "farthest"):
@@ -106,7 +108,8 @@ class T5Encoder(nn.Module):
         c = self.config
         self.tokens = nn.Embed(c.vocabulary, c.width, embedding_init=nn.initializers.normal(1.0))
         self.distances = nn.Embed(c.buckets, c.heads, embedding_init=nn.initializers.normal(1.0 / math.sqrt(c.width)))
-        self.blocks = [T5Block(c, name=f"block{i}") for i in range(c.depth)]
+        cls = nn.remat(T5Block) if c.remat else T5Block
+        self.blocks = [cls(c, name=f"block{i}") for i in range(c.depth)]
         self.norm = nn.RMSNorm(c.epsilon, dtype=jnp.float32)
 
     def hidden_states(self, ids: Int[Array, "b l"], mask: Bool[Array, "b l"] | None = None) -> tuple[Tokens, ...]:
@@ -124,4 +127,4 @@ class T5Encoder(nn.Module):
         """Encodes token ids; mask is True where a token counts (every one where None)."""
         states = self.hidden_states(ids, mask)
         tokens = self.norm(states[-1].astype(jnp.float32)).astype(states[-1].dtype)
-        return TextEncoding(tokens, states[-2], None)
+        return in_float32(TextEncoding(tokens, states[-2], None))

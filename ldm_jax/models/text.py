@@ -10,6 +10,7 @@ import dataclasses
 from typing import Literal, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -65,6 +66,8 @@ class TextEncoderConfig:
     """The start-of-text token."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the arithmetic; parameters stay float32."""
+    remat: bool = False
+    """Recompute each block's activations in the backward pass."""
 
     def __post_init__(self) -> None:
         for field in ("vocabulary", "positions", "width", "depth", "heads", "hidden"):
@@ -87,6 +90,11 @@ class TextEncoding(NamedTuple):
     """One vector a text, projected where the config says so."""
 
 
+def in_float32(encoding: TextEncoding) -> TextEncoding:
+    """The same in float32, whatever the arithmetic's type was."""
+    return jax.tree.map(lambda part: part.astype(jnp.float32), encoding)
+
+
 class TextEncoder(nn.Module):
     """(ids [b l], mask [b l] or None) -> TextEncoding."""
 
@@ -103,8 +111,10 @@ class TextEncoder(nn.Module):
         if c.segments:
             self.segment_table = nn.Embed(c.segments, c.width, embedding_init=init)
         self.norm = nn.LayerNorm(c.epsilon, dtype=jnp.float32)
+        # `causal`, the fifth argument after the module, is a Python bool.
+        cls = nn.remat(TransformerBlock, static_argnums=(5,)) if c.remat else TransformerBlock
         self.blocks = [
-            TransformerBlock(
+            cls(
                 c.heads,
                 c.head_dim or c.width // c.heads,
                 c.hidden,
@@ -140,7 +150,7 @@ class TextEncoder(nn.Module):
             x = self._normalise(x)
         states = [x]
         for block in self.blocks:
-            x = block(x, mask, causal=c.causal)
+            x = block(x, mask, None, None, c.causal)
             states.append(x)
         return tuple(states)
 
@@ -160,7 +170,7 @@ class TextEncoder(nn.Module):
             pooled = jnp.tanh(self.pooler(tokens[:, 0]))
         if c.projection and pooled is not None:
             pooled = self.project(pooled)
-        return TextEncoding(tokens, states[-2], pooled)
+        return in_float32(TextEncoding(tokens, states[-2], pooled))
 
 
 def sentence_embedding(tokens: Tokens, mask: Mask) -> Float[Array, "b d"]:

@@ -33,6 +33,8 @@ class TinyAutoencoderConfig:
     """Residual blocks at each resolution of the decoder, the coarsest first."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the arithmetic; parameters stay float32."""
+    remat: bool = False
+    """Recompute the residual blocks in the backward pass instead of keeping their activations."""
 
     def __post_init__(self) -> None:
         for side in ("encoder", "decoder"):
@@ -56,11 +58,20 @@ class TinyAutoencoderConfig:
         return 2 ** (len(self.encoder_blocks) - 1)
 
 
-def _residual(h: Images, dtype: jnp.dtype, name: str) -> Images:
-    y = h
-    for i in range(3):
-        y = conv(h.shape[-1], nn.relu(y) if i else y, dtype, name=f"{name}_conv{i}")
-    return nn.relu(h + y)
+def _residual(module: nn.Module, h: Images, name: str) -> Images:
+    """Three convolutions around which h passes; they belong to the module, under names that begin with `name`."""
+    config: TinyAutoencoderConfig = module.config  # type: ignore[attr-defined]
+
+    def block(module: nn.Module, h: Images) -> Images:
+        y, n = h, rank(h)
+        for i in range(3):
+            convolve = nn.Conv(
+                h.shape[-1], (3,) * n, padding=1, dtype=config.dtype, name=f"{name}_conv{i}", parent=module
+            )
+            y = convolve(nn.relu(y) if i else y)
+        return nn.relu(h + y)
+
+    return (nn.remat(block) if config.remat else block)(module, h)
 
 
 class TinyEncoder(nn.Module):
@@ -79,7 +90,7 @@ class TinyEncoder(nn.Module):
                 n, name = rank(h), f"down{level - 1}"
                 h = nn.Conv(channels, (3,) * n, 2, padding=1, use_bias=False, dtype=dtype, name=name)(h)
             for i in range(blocks):
-                h = _residual(h, dtype, f"level{level}_block{i}")
+                h = _residual(self, h, f"level{level}_block{i}")
         return conv(c.latent_channels, h, dtype, name="conv_out").astype(jnp.float32)
 
 
@@ -95,7 +106,7 @@ class TinyDecoder(nn.Module):
         h = nn.relu(conv(c.decoder_channels[0], h, dtype, name="conv_in"))
         for level, (channels, blocks) in enumerate(zip(c.decoder_channels, c.decoder_blocks, strict=True)):
             for i in range(blocks):
-                h = _residual(h, dtype, f"level{level}_block{i}")
+                h = _residual(self, h, f"level{level}_block{i}")
             if level < len(c.decoder_blocks) - 1:
                 for axis in range(1, h.ndim - 1):
                     h = jnp.repeat(h, 2, axis=axis)
@@ -109,10 +120,9 @@ class TinyAutoencoder(nn.Module):
 
     config: TinyAutoencoderConfig
 
-    def example_inputs(self) -> tuple[Array]:
-        """The smallest (x,) that the network takes, an image of one latent position."""
-        side = self.config.factor
-        return (jnp.zeros((1, side, side, self.config.image_channels), jnp.float32),)
+    def example_inputs(self, rank: int = 2) -> tuple[Array]:
+        """The smallest (x,) of `rank` axes that the network takes, one latent position."""
+        return (jnp.zeros((1, *(self.config.factor,) * rank, self.config.image_channels), jnp.float32),)
 
     def setup(self) -> None:
         self.encoder = TinyEncoder(self.config)

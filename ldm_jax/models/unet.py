@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ldm_jax.errors import InputError
+from ldm_jax.models import fitting
 from ldm_jax.models.blocks import TransformerBlock
-from ldm_jax.models.conditioning import Conditioning
-from ldm_jax.models.dit import filled
+from ldm_jax.models.conditioning import Conditioning, Time, joined, per_example, received
 from ldm_jax.models.layers import (
     Downsample,
     GroupNorm,
@@ -34,12 +34,15 @@ Features = Float[Array, "b ... _"]
 
 @dataclasses.dataclass(frozen=True)
 class UNetConfig:
-    """A UNet with one entry of channels, attention and heads for each resolution."""
+    """A UNet with one entry of channels, attention and heads for each resolution.
 
-    in_channels: int = 4
-    """Channels of z, plus those of cond.image where there is one; training fills in those of the latents."""
-    out_channels: int = 4
-    """Channels of the output; training fills in those of the latents."""
+    Fields that are open (0 channels, -1 classes or features) are filled in by `fitted` before the network is made.
+    """
+
+    in_channels: int = 0
+    """Channels of z, plus those of cond.image where there is one; 0: as the latents and the conditions have."""
+    out_channels: int = 0
+    """Channels of the output; 0: as the latents have."""
     channels: tuple[int, ...] = (320, 640, 1280, 1280)
     """Width at each resolution; every entry after the first halves the resolution."""
     blocks: int = 2
@@ -50,16 +53,18 @@ class UNetConfig:
     """Transformer blocks in the middle."""
     heads: tuple[int, ...] = (8, 8, 8, 8)
     """Attention heads per resolution."""
-    context_dim: int = 768
-    """Features of cond.context; 0: plain self-attention layers instead of transformer blocks."""
+    context_dim: int = -1
+    """Features of cond.context; 0: plain self-attention layers instead of transformer blocks; -1: as the conditions
+    give."""
     class_rows: int = 0
-    """Rows of the table that embeds cond.label (classes, or noise levels of an upscaler); 0 for none."""
+    """Rows of the table that embeds cond.label (classes, or noise levels of an upscaler); 0: num_classes + 1 of them
+    where there are classes, else none."""
     num_classes: int = 0
-    """Classes; the last of class_rows then means 'none'. 0: none; -1: as the data has (filled in by training)."""
-    time_scale: float = 1.0
-    """t is multiplied by this first: 1 for published networks, whose t counts to 1000; training fills in 1000."""
+    """Classes; the last of class_rows then means 'none'. 0: none; -1: as the data has."""
+    time_scale: float = 1000.0
+    """t is multiplied by this before its sinusoidal features: 1000 for t in [0, 1], 1 for a t that counts to 1000."""
     added_dim: int = 0
-    """Features of cond.pooled and the embedded cond.time_ids together (SDXL); 0 for none."""
+    """Features of cond.pooled and the embedded cond.time_ids together (SDXL); 0: none; -1: as the conditions give."""
     time_ids_dim: int = 256
     """Sinusoidal features of each entry of cond.time_ids."""
     groups: int = 32
@@ -70,10 +75,6 @@ class UNetConfig:
     """Subtracted from the divisor of the time features' exponents."""
     sine_first: bool = False
     """Time features are [sin, cos] instead of [cos, sin]."""
-    linear_projection: bool = False
-    """Published files hold the transformers' projections as matrices, not as 1x1 convolutions; same arithmetic."""
-    upcast_attention: bool = False
-    """Published configs (SD 2.1) ask for float32 logits; attention here has them always."""
     remat: bool = False
     """Recompute each ResNet and transformer block's activations in the backward pass."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -86,33 +87,58 @@ class UNetConfig:
                 f"denoiser.channels: {self.channels} must have as many entries as attention {self.attention} "
                 f"and heads {self.heads}"
             )
-        for field in ("in_channels", "out_channels", "blocks", "groups", "time_ids_dim"):
+        for field in ("blocks", "groups", "time_ids_dim"):
             if getattr(self, field) < 1:
                 raise InputError(f"denoiser.{field}: {getattr(self, field)} must be at least 1")
-        if min(self.mid_attention, self.context_dim, self.class_rows, self.added_dim, *self.attention) < 0:
-            raise InputError("denoiser: attention, mid_attention, context_dim, class_rows, added_dim must be 0 or more")
+        if min(self.in_channels, self.out_channels, self.mid_attention, self.class_rows, *self.attention) < 0:
+            fields = "in_channels, out_channels, attention, mid_attention, class_rows"
+            raise InputError(f"denoiser: {fields} must be 0 or more")
+        for field in ("num_classes", "context_dim", "added_dim"):
+            if getattr(self, field) < -1:
+                raise InputError(f"denoiser.{field}: {getattr(self, field)} must be -1 or more")
         for channels, heads in zip(self.channels, self.heads, strict=True):
             if channels < 1 or heads < 1 or channels % self.groups or channels % heads:
                 raise InputError(
                     f"denoiser.channels: {channels} must be a multiple of groups ({self.groups}) and heads ({heads})"
                 )
-        if self.num_classes < -1 or (self.num_classes > 0 and self.class_rows != self.num_classes + 1):
+        if self.num_classes > 0 and self.class_rows not in (0, self.num_classes + 1):
             rows = f"one less than class_rows ({self.class_rows})"
             raise InputError(f"denoiser.num_classes: {self.num_classes} must be -1, 0 or {rows}")
         if self.context_dim == 0 and max(self.mid_attention, *self.attention) > 1:
             raise InputError("denoiser.attention: plain self-attention (context_dim 0) is 0 or 1 deep")
 
-    def fitted(self, *, latent_channels: int, num_classes: int = 0, image_channels: int = 0) -> UNetConfig:
-        """This config with its open fields filled in; see `DiTConfig.fitted`."""
-        rows = num_classes + 1 if num_classes else 0
-        return dataclasses.replace(
-            self,
-            in_channels=latent_channels + image_channels,
-            out_channels=latent_channels,
-            num_classes=filled("num_classes", max(self.num_classes, 0), num_classes),
-            class_rows=filled("class_rows", self.class_rows, rows),
-            time_scale=1000.0,
-        )
+    @property
+    def label_rows(self) -> int:
+        """Rows of the table of labels, 0 where there is none."""
+        return self.class_rows or (self.num_classes + 1 if self.num_classes > 0 else 0)
+
+    @property
+    def time_ids(self) -> int:
+        """Entries of cond.time_ids: six in SDXL, and as many as leave cond.pooled its features."""
+        return 0 if self.added_dim <= 0 else 6 if self.added_dim > 6 * self.time_ids_dim else 1
+
+    def fitted(
+        self, latent_channels: int, num_classes: int, image_channels: int = 0, context_dim: int = 0, pooled_dim: int = 0
+    ) -> UNetConfig:
+        """The config with its open fields filled in; InputError names a field that is set to something else.
+
+        latent_channels: of z. num_classes: of the data, 0 for none. image_channels, context_dim, pooled_dim: what the
+        conditions give as cond.image, cond.context and cond.pooled, 0 for none.
+        """
+        filled = fitting.channels(self, latent_channels, image_channels)
+        filled |= fitting.features(self, context_dim=context_dim)
+        added = pooled_dim + 6 * self.time_ids_dim if pooled_dim else 0
+        if self.added_dim > 0 and (not pooled_dim or (self.added_dim - pooled_dim) % self.time_ids_dim):
+            accepted = f"-1, 0 or {added}" if added else "-1 or 0: the conditions give no vector"
+            raise InputError(f"denoiser.added_dim: {self.added_dim} must be {accepted}")
+        filled["added_dim"] = added if self.added_dim == -1 else self.added_dim
+        filled["num_classes"] = classes = fitting.classes(self, num_classes)
+        if self.class_rows and not classes:
+            raise InputError(f"denoiser.class_rows: {self.class_rows} must be 0; num_classes -1 fills it in")
+        filled["class_rows"] = classes + 1 if classes else 0
+        config = dataclasses.replace(self, **filled)
+        fitting.heard(config, {"context_dim": context_dim, "added_dim": added})
+        return config
 
 
 class SpatialTransformer(nn.Module):
@@ -146,20 +172,19 @@ class SpatialTransformer(nn.Module):
 
 
 class UNet(nn.Module):
-    """(z [b *space c], t [b], cond) -> output [b *space out_channels] in float32."""
+    """(z [b *space c], t [b] or a scalar, cond) -> output [b *space out_channels] in float32."""
 
     config: UNetConfig
 
     def example_inputs(self, rank: int = 2) -> tuple[Array, Array, Conditioning]:
-        """A small (z, t, cond) that the network takes; parameters have the same shapes for any size."""
+        """A small (z, t, cond) of `rank` axes that the network takes; parameters fit every size of that rank."""
         c = self.config
-        side = 2 ** (len(c.channels) - 1)
-        ids = 6 if c.added_dim > 6 * c.time_ids_dim else 1
+        side, pooled = 2 ** (len(c.channels) - 1), c.added_dim - c.time_ids * c.time_ids_dim
         cond = Conditioning(
-            label=jnp.zeros(1, jnp.int32) if c.class_rows else None,
+            label=jnp.zeros(1, jnp.int32) if c.label_rows else None,
             context=jnp.zeros((1, 1, c.context_dim), jnp.float32) if c.context_dim else None,
-            pooled=jnp.zeros((1, c.added_dim - ids * c.time_ids_dim), jnp.float32) if c.added_dim else None,
-            time_ids=jnp.zeros((1, ids), jnp.float32) if c.added_dim else None,
+            pooled=jnp.zeros((1, pooled), jnp.float32) if c.added_dim else None,
+            time_ids=jnp.zeros((1, c.time_ids), jnp.float32) if c.added_dim else None,
         )
         return jnp.zeros((1, *(side,) * rank, c.in_channels), jnp.float32), jnp.zeros(1, jnp.float32), cond
 
@@ -168,14 +193,13 @@ class UNet(nn.Module):
         width = 4 * c.channels[0]
         time = TimeEmbedding(width, c.channels[0], dtype, c.frequency_shift, c.sine_first, name="time")
         embedding = time(t * c.time_scale)
-        if c.class_rows:
-            if cond.label is None:
-                raise InputError("cond.label: this UNet embeds labels; give one an example")
-            embedding = embedding + nn.Embed(c.class_rows, width, name="label")(cond.label).astype(dtype)
-        if c.added_dim:
-            if cond.pooled is None or cond.time_ids is None:
-                raise InputError("cond.pooled, cond.time_ids: this UNet needs both")
-            b = t.shape[0]
+        if c.label_rows:
+            table = nn.Embed(c.label_rows, width, name="label")
+            embedding = embedding + table(cond.label).astype(dtype)  # type: ignore[arg-type]
+        if cond.pooled is not None and cond.time_ids is not None and c.added_dim:
+            b, given = t.shape[0], cond.pooled.shape[-1] + cond.time_ids.shape[-1] * c.time_ids_dim
+            if given != c.added_dim:
+                raise InputError(f"cond.pooled: with cond.time_ids embedded {given} features, not {c.added_dim}")
             ids = sinusoidal(
                 cond.time_ids.reshape(-1), c.time_ids_dim, shift=c.frequency_shift, sine_first=c.sine_first
             )
@@ -185,18 +209,14 @@ class UNet(nn.Module):
         return embedding
 
     @nn.compact
-    def __call__(
-        self,
-        z: Features,
-        t: Float[Array, "b"],
-        cond: Conditioning = Conditioning(),  # noqa: B008 (an immutable tuple)
-    ) -> Features:
+    def __call__(self, z: Features, t: Time, cond: Conditioning | None = None) -> Features:
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-        context = cond.context
-        if c.context_dim and context is None:
-            raise InputError("cond.context: this UNet has cross-attention; give it tokens")
-        if cond.image is not None:
-            z = jnp.concatenate([z, cond.image], axis=-1)
+        fitting.closed(c, "UNet")
+        added = c.added_dim > 0
+        cond = received(
+            cond, "UNet", label=c.label_rows > 0, context=c.context_dim, pooled=-1 if added else 0, time_ids=added
+        )
+        z, t, context = joined(z, cond.image, c.in_channels, "UNet"), per_example(t, len(z)), cond.context
         embedding = self._embedding(t, cond)
         res_block = nn.remat(ResBlock) if c.remat else ResBlock
 

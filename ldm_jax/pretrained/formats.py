@@ -32,8 +32,8 @@ class Format(NamedTuple):
     """Tensors that files hold beside the parameters and that follow from the config (regular expressions)."""
     stem: str = "diffusion_pytorch_model"
     """Name of the weights' file, without endings."""
-    unpublished: tuple[str, ...] = ("dtype", "remat")
-    """Fields of our config that theirs has no key for, such as the type of the arithmetic."""
+    unpublished: Mapping[str, Any] = {"dtype": "float32", "remat": False}
+    """Fields of our config that theirs has no key for, and the values that its files stand for."""
 
 
 class Fields:

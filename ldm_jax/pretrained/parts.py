@@ -130,11 +130,15 @@ def load_part(
 def save_part(module: nn.Module, params: Any, folder: str | Path, extra: dict[str, Any] | None = None) -> None:
     """Writes a module and its parameters into `folder`; `extra` goes into config.json beside the config's fields.
 
-    The folder is diffusers' (or transformers') wherever they have exactly this network, our own format elsewhere.
+    The folder is diffusers' (or transformers') wherever they have exactly this network, our own format elsewhere. A
+    transformer with `scan` is saved in the plain layout, one block after the other, and loads as one without.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config: Any = module.config  # type: ignore[attr-defined]
+    if getattr(config, "scan", False):
+        config = models.with_compute(config, scan=False)
+        module, params = type(module)(config), models.unstack_blocks(params)  # type: ignore[call-arg]
     published = format_of(module)
     if published is None:
         record = {"_class_name": f"ldm_jax.{type(module).__name__}", **dataclasses.asdict(config)}
@@ -154,12 +158,11 @@ def save_part(module: nn.Module, params: Any, folder: str | Path, extra: dict[st
 
 
 def _unpublished(published: Format, config: Any) -> dict[str, Any]:
-    """What a published config has no place for and isn't as it is by default."""
-    default = type(config)()
+    """What a published config has no place for and isn't as its files stand for."""
     return {
         name: getattr(config, name)
-        for name in published.unpublished
-        if hasattr(config, name) and getattr(config, name) != getattr(default, name)
+        for name, value in published.unpublished.items()
+        if hasattr(config, name) and getattr(config, name) != value
     }
 
 

@@ -36,6 +36,7 @@ from ldm_jax.pretrained.tables import compvis, stability
 from ldm_jax.pretrained.tables.t5 import T5_DERIVED, T5_TABLE
 from ldm_jax.pretrained.tables.text import CLIP, CLIP_DERIVED
 from ldm_jax.pretrained.tables.transformers import original_config, original_table
+from ldm_jax.pretrained.tables.unet import PublishedUNetConfig
 from ldm_jax.pretrained.tensors import Info, Renamed, Tensors
 from ldm_jax.pretrained.writing import write_safetensors
 
@@ -58,6 +59,7 @@ class Section(NamedTuple):
 
 MODULES: dict[type, type[nn.Module]] = {
     UNetConfig: UNet,
+    PublishedUNetConfig: UNet,
     MMDiTConfig: MMDiT,
     AutoencoderConfig: Autoencoder,
     VQConfig: VQAutoencoder,
@@ -234,4 +236,6 @@ def original_config_like(config: DiTConfig) -> DiTConfig:
         scan=False,
         norm_scale=config.norm == "rms",
         mlp_ratio=4.0,
+        context_dim=0,
+        pooled_dim=0,
     )

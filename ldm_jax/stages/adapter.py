@@ -28,6 +28,10 @@ class AdapterStage(DenoiserStage):
 
     def __init__(self, *args: Any, given: Params, **options: Any):
         super().__init__(*args, given=None, **options)
+        if self.scanned:
+            raise InputError(
+                "stages.denoiser.scan: an adapter's layers are those of the plain network; it must be False"
+            )
         if given is None:
             raise InputError("stages.denoiser.adapter: it needs a pretrained denoiser (--denoiser-from PATH)")
         self.frozen = {"denoiser": given}
@@ -62,7 +66,7 @@ class AdapterStage(DenoiserStage):
         merged = jax.jit(lambda base, own: merge(base, pairs(own), self.scale))
         return dataclasses.replace(
             self.model,
-            denoiser=self.module,
+            denoiser=self.saved,
             denoiser_params=merged(self.frozen["denoiser"], params["adapters"]),
             condition_params=params["conditions"],
         )

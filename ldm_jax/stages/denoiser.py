@@ -16,9 +16,11 @@ from jaxtyping import Array
 from ldm_jax.cache import Latents, Told, encode_moments, mean_and_logvar, place_of
 from ldm_jax.cache.told import tell
 from ldm_jax.conditions import Condition, LabelCondition
+from ldm_jax.models import stack_blocks, unstack_blocks
 from ldm_jax.pipeline import LatentDiffusion
 from ldm_jax.pipeline.asking import told_of
 from ldm_jax.stages.autoencoder import is_picture
+from ldm_jax.stages.computing import computed
 from ldm_jax.stages.denoiser_config import DenoiserTraining
 from ldm_jax.stages.denoiser_loss import Weights, denoiser_loss, own_weights
 from ldm_jax.stages.held_out import HeldOut
@@ -78,13 +80,15 @@ class DenoiserStage:
 
         key: of the times and noise at which examples are judged, and of the pictures.
         """
-        self.training, self.model, self.module = training, model, module
+        self.training, self.model, self.saved = training, model, module
+        self.module = computed(module, training, scan=True)
+        self.scanned = getattr(self.module.config, "scan", False)
         self.latents, self.told, self.judged, self.shuffle, self.key = latents, told, judged, shuffle, key
         self.batch_size, self.inputs = batch_size, dict(inputs or {})
         self.optimizer, self.frozen = self._optimizer(), None
-        self.given = given
+        self.given = stack_blocks(given) if given is not None and self.scanned else given
         self.loss: Loss = denoiser_loss(
-            module,
+            self.module,
             model.process,
             jnp.asarray(model.latent_mean, jnp.float32),
             jnp.asarray(model.latent_std, jnp.float32),
@@ -154,10 +158,11 @@ class DenoiserStage:
 
     def trained(self, params: Params) -> LatentDiffusion:
         """The model with the denoiser and conditions that these parameters are."""
+        network = params["denoiser"]
         return dataclasses.replace(
             self.model,
-            denoiser=self.module,
-            denoiser_params=params["denoiser"],
+            denoiser=self.saved,
+            denoiser_params=unstack_blocks(network) if self.scanned else network,
             condition_params=params["conditions"],
         )
 

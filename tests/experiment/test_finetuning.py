@@ -1,6 +1,7 @@
-"""Published pipelines trained on: the loss falls, what is not trained stays bit for bit, the result is of the same kind."""
+"""Published pipelines trained on: what is not trained stays bit for bit, the result is of the same kind."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -88,8 +89,9 @@ def test_the_whole_denoiser(kind, folders, pictures, tmp_path, capsys):
 
 def test_attention_alone(folders, pictures, tmp_path, capsys):
     assert train(folders["sd15"], pictures, tmp_path, "--stages.denoiser.trains", "attention", steps=4) == 0
-    before, after = (tensors(folder)["unet/diffusion_pytorch_model.safetensors"] for folder in
-                     (folders["sd15"], tmp_path / "model"))
+    before, after = (
+        tensors(folder)["unet/diffusion_pytorch_model.safetensors"] for folder in (folders["sd15"], tmp_path / "model")
+    )
     moved = {name for name, value in before.items() if not np.array_equal(value, after[name])}
     assert moved and all("attn" in name or "attentions" in name for name in moved)
     assert any("attn2.to_k" in name for name in moved)
@@ -101,7 +103,9 @@ def test_adapters(kind, folders, pictures, tmp_path, capsys):
     """A LoRA file, not a pipeline; the base is read, never written."""
     before = {path: path.read_bytes() for path in folders[kind].rglob("*") if path.is_file()}
     rate = ("--stages.denoiser.learning-rate", "1e-2")
-    assert train(folders[kind], pictures, tmp_path, "--adapter.rank", "4", *rate, steps=30) == 0, capsys.readouterr().err
+    assert train(folders[kind], pictures, tmp_path, "--adapter.rank", "4", *rate, steps=30) == 0, (
+        capsys.readouterr().err
+    )
     found = losses(tmp_path)
     assert np.mean(found[-5:]) < 0.97 * np.mean(found[:5])
     assert {path: path.read_bytes() for path in folders[kind].rglob("*") if path.is_file()} == before
@@ -140,7 +144,5 @@ def test_what_cannot_be_trained_on_is_one_line(folders, pictures, trained, tmp_p
         assert train(source, data, tmp_path / "run", *more) == 2
         err = capsys.readouterr().err
         assert err.count("\n") == 1
-        import re
-
         assert re.search(message, err), err
         assert not (tmp_path / "run").exists()

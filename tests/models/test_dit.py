@@ -108,8 +108,28 @@ def test_rotary_products_depend_on_distance_alone():
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"width": 15}, "heads"), ({"depth": 0}, "depth"), ({"num_classes": -2}, "num_classes"), ({"width": 14}, "width")],
+    [
+        ({"width": 15}, "heads"),
+        ({"depth": 0}, "depth"),
+        ({"num_classes": -2}, "num_classes"),
+        ({"context_dim": -2}, ""),
+    ],
 )
 def test_bad_configs(change, words):
     with pytest.raises(InputError, match=words):
         dataclasses.replace(TINY, **change)
+
+
+def test_positions_share_the_width_among_the_axes_that_there_are():
+    """14 features are seven pairs: fine on one axis, odd on two; heads of 6 turn three pairs on one axis."""
+
+    def start(rank, **change):
+        module = DiT(dataclasses.replace(TINY, **change))
+        return jax.eval_shape(module.init, jax.random.key(0), *module.example_inputs(rank))["params"]
+
+    for change, field in (({"width": 14}, "width: 14"), ({"width": 12, "rope": True}, "rope: width / heads: 6")):
+        chex.assert_shape(start(1, **change)["out"]["bias"], (6,))
+        with pytest.raises(InputError, match=f"denoiser.{field} must be a multiple of 4"):
+            start(2, **change)
+    with pytest.raises(InputError, match="width: 4 must be a multiple of 2, at least 6"):
+        start(3, width=4)

@@ -23,8 +23,26 @@ from ldm_jax.models import (
     apply,
 )
 
-UNET = {"channels": (8, 16), "attention": (1, 0), "heads": (2, 2), "groups": 4, "context_dim": 12}
-MMDIT = {"width": 16, "depth": 2, "heads": 2, "context_dim": 12, "pooled_dim": 10, "positions": 8, "base_size": 4}
+UNET = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "channels": (8, 16),
+    "attention": (1, 0),
+    "heads": (2, 2),
+    "groups": 4,
+    "context_dim": 12,
+}
+MMDIT = {
+    "in_channels": 16,
+    "out_channels": 16,
+    "width": 16,
+    "depth": 2,
+    "heads": 2,
+    "context_dim": 12,
+    "pooled_dim": 10,
+    "positions": 8,
+    "base_size": 4,
+}
 TINY = {"encoder_channels": (8, 8), "encoder_blocks": (1, 1), "decoder_channels": (8, 8), "decoder_blocks": (1, 1)}
 TEXT = {"vocabulary": 9, "positions": 6, "width": 8, "depth": 2, "heads": 2, "hidden": 8}
 VQ = {"channels": 8, "groups": 4, "multipliers": (1, 2), "codebook_size": 16}

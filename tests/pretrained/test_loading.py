@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import published
 import pytest
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
 from ldm_jax.errors import InputError
-from ldm_jax.models import DiT, DiTConfig
+from ldm_jax.models import DiT, DiTConfig, UNet, UNetConfig
 from ldm_jax.pretrained import load_part, save_part
 from ldm_jax.pretrained.lora import init_lora, merge
 from ldm_jax.pretrained.parts import open_part
@@ -141,3 +143,32 @@ def test_lora_on_half_precision(tmp_path):
     adapters = init_lora(module, 2, jax.random.key(0))
     merged = merge(params, adapters)
     assert merged["block0"]["qkv"]["kernel"].dtype == jnp.bfloat16
+
+
+def test_what_earlier_versions_wrote_loads_unchanged(tmp_path):
+    """A trained UNet's units are in its record; fields that no network has any more are passed over."""
+    small = {"channels": (8,), "attention": (0,), "mid_attention": 0, "heads": (2,), "groups": 4, "context_dim": 0}
+    module = UNet(UNetConfig(in_channels=4, out_channels=4, num_classes=3, class_rows=4, **small))
+    params = jax.tree.map(
+        lambda leaf: np.zeros(leaf.shape, np.float32),
+        jax.eval_shape(lambda: module.init(jax.random.key(0), *module.example_inputs())["params"]),
+    )
+    save_part(module, params, tmp_path)
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert record["_ldm_jax"] == {"num_classes": 3, "time_scale": 1000.0}
+    record["_ldm_jax"] |= {"linear_projection": True, "upcast_attention": False}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    assert load_part(tmp_path)[0] == module
+    ours = {**dataclasses.asdict(module.config), "linear_projection": True, "upcast_attention": True, "time_scale": 1.0}
+    save_tensors = {"/".join(path): value for path, value in flatten_dict(params).items()}
+    save_file(save_tensors, tmp_path / "diffusion_pytorch_model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "ldm_jax.UNet", **ours}))
+    assert load_part(tmp_path)[0] == UNet(dataclasses.replace(module.config, time_scale=1.0))
+
+
+def test_published_networks_count_to_1000(tmp_path):
+    """Whatever wrote them, t is in the network's own units, 0 to 999."""
+    for name in published.NAMES:
+        if name.startswith(("unet", "dit", "sd3")):
+            module, _ = load_part(published.write(name, tmp_path / name))
+            assert module.config.time_scale == 1.0

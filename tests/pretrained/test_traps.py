@@ -13,11 +13,12 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save_file
 
-from ldm_jax.models import Conditioning, TextEncoder, TextEncoderConfig, UNetConfig, apply
+from ldm_jax.models import Conditioning, TextEncoder, TextEncoderConfig, apply
 from ldm_jax.models.blocks import activate
 from ldm_jax.models.layers import Downsample, GroupNorm, sinusoidal
 from ldm_jax.pretrained import load_part, save_part
 from ldm_jax.pretrained.names import flat_shapes
+from ldm_jax.pretrained.tables.unet import PublishedUNetConfig
 
 
 def epsilons(module, params, *args, **kwargs) -> dict[str, float]:
@@ -199,7 +200,7 @@ def test_vq_latents_are_those_before_quantisation(tmp_path):
 def test_linear_and_convolutional_projections_are_one_network(tmp_path):
     """SD 1 stores 1x1 convolutions, SD 2 matrices; the flag changes the file and not the arithmetic."""
     module, params = load_part(published.write("unet_sd1", tmp_path / "a"))
-    linear = type(module)(UNetConfig(**{**vars(module.config), "linear_projection": True}))
+    linear = type(module)(PublishedUNetConfig(**vars(module.config), linear_projection=True))
     assert flat_shapes(linear) == flat_shapes(module)
     save_part(linear, params, tmp_path / "b")
     again, back = load_part(tmp_path / "b")

@@ -20,18 +20,30 @@ PAIRS = Path(__file__).parent / "single_file.npz"
 def checkpoints():
     """Tiny modules of each part, as (kind, section prefix, module)."""
     from ldm_jax.models import Autoencoder, AutoencoderConfig, TextEncoder, TextEncoderConfig, UNet, UNetConfig
+    from ldm_jax.pretrained.tables.unet import PublishedUNetConfig
 
     clip = {"width": 64, "depth": 2, "heads": 1, "hidden": 96, "vocabulary": 40, "positions": 8}
-    unet = {"channels": (64, 128), "blocks": 2, "attention": (1, 0), "context_dim": 12}
+    unet = {
+        "time_scale": 1.0,
+        "out_channels": 4,
+        "channels": (64, 128),
+        "blocks": 2,
+        "attention": (1, 0),
+        "context_dim": 12,
+    }
+    four = {"in_channels": 4, **unet}
     return (
-        ("sd1", "model.diffusion_model.", UNet(UNetConfig(heads=(8, 8), **unet))),
+        ("sd1", "model.diffusion_model.", UNet(UNetConfig(heads=(8, 8), **four))),
         ("upscale", "model.diffusion_model.", UNet(UNetConfig(heads=(8, 8), in_channels=7, class_rows=20, **unet))),
-        ("sd2", "model.diffusion_model.", UNet(UNetConfig(heads=(1, 2), linear_projection=True, **unet))),
+        ("sd2", "model.diffusion_model.", UNet(PublishedUNetConfig(heads=(1, 2), linear_projection=True, **four))),
         (
             "sdxl",
             "model.diffusion_model.",
             UNet(
-                UNetConfig(
+                PublishedUNetConfig(
+                    in_channels=4,
+                    out_channels=4,
+                    time_scale=1.0,
                     heads=(1, 2, 2),
                     channels=(64, 128, 128),
                     attention=(0, 2, 3),

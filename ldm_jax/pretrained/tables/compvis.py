@@ -16,7 +16,7 @@ from ldm_jax.errors import InputError
 from ldm_jax.models import AutoencoderConfig, TextEncoderConfig, UNetConfig, VQConfig
 from ldm_jax.pretrained.layouts import CONV, EMBED, LINEAR, NORM, POINT, Layer, Leaf
 from ldm_jax.pretrained.names import Rule, Table, under
-from ldm_jax.pretrained.tables.unet import BLOCK
+from ldm_jax.pretrained.tables.unet import BLOCK, has_matrices, laid_out
 from ldm_jax.pretrained.tensors import Info, Made, Remade, Tensors
 
 RESNET: Table = (
@@ -52,7 +52,7 @@ HEAD_WIDTH = 32
 
 def unet_table(config: UNetConfig) -> Table:
     """The rows for one config: LDM numbers its blocks through, down-samplings included."""
-    transformer = _transformer(LINEAR if config.linear_projection else POINT) if config.context_dim else PLAIN
+    transformer = _transformer(LINEAR if has_matrices(config) else POINT) if config.context_dim else PLAIN
     rows = [
         Rule("time_embed.0", "time/dense1", LINEAR),
         Rule("time_embed.2", "time/dense2", LINEAR),
@@ -126,11 +126,12 @@ def unet_config(info: Mapping[str, Info]) -> UNetConfig:
             attention=tuple(attention),
             heads=tuple(max(c // HEAD_WIDTH, 1) for c in channels),
             context_dim=0,
+            time_scale=1.0,
         )
     linear = len(shape_of(info, "middle_block.1.proj_in.weight")) == 2
     added = info.get("label_emb.0.0.weight")
     heads = tuple(c // 64 if linear and c % 64 == 0 else 8 for c in channels)
-    return UNetConfig(
+    config = UNetConfig(
         in_channels=first[1],
         out_channels=out,
         channels=tuple(channels),
@@ -141,8 +142,9 @@ def unet_config(info: Mapping[str, Info]) -> UNetConfig:
         context_dim=shape_of(info, "middle_block.1.transformer_blocks.0.attn2.to_k.weight")[1],
         class_rows=info["label_emb.weight"].shape[0] if "label_emb.weight" in info else 0,
         added_dim=added.shape[1] if added else 0,
-        linear_projection=linear,
+        time_scale=1.0,
     )
+    return laid_out(config, linear_projection=linear)
 
 
 def unet_tensors(tensors: Tensors, config: UNetConfig) -> Tensors:

@@ -66,7 +66,9 @@ def mmdit_config(info: Mapping[str, Info]) -> MMDiTConfig:
         heads=patches[0] // 64,
         context_dim=shape_of(info, "context_embedder.weight")[1],
         pooled_dim=shape_of(info, "y_embedder.mlp.0.weight")[1],
+        time_scale=1.0,
         positions=math.isqrt(places[1]),
+        base_size=64,
         qk_norm="joint_blocks.0.x_block.attn.ln_q.weight" in info,
         dual_layers=tuple(i for i in range(depth) if f"joint_blocks.{i}.x_block.attn2.qkv.weight" in info),
     )

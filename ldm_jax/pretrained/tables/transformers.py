@@ -114,7 +114,7 @@ def _equal_embedders(tensors: Tensors, depth: int) -> bool:
 
 def _write_dit(config: DiTConfig) -> dict[str, Any] | None:
     plain = DiTConfig()
-    same = ("norm", "mlp", "rope", "qk_norm", "norm_scale", "scan", "mlp_ratio")
+    same = ("norm", "mlp", "rope", "qk_norm", "norm_scale", "scan", "mlp_ratio", "context_dim", "pooled_dim")
     if any(getattr(config, name) != getattr(plain, name) for name in same) or not config.num_classes > 0:
         return None
     if (config.time_scale, config.frequency_shift) != (1.0, 1.0) or not config.base_size:
@@ -204,12 +204,15 @@ def _read_sd3(fields: Fields, tensors: Tensors) -> MMDiTConfig:
         pooled_dim=fields.integer("pooled_projection_dim", 2048),
         positions=fields.integer("pos_embed_max_size", 96),
         base_size=fields.integer("sample_size", 128) // patch,
+        time_scale=1.0,
         qk_norm=fields.get("qk_norm") is not None,
         dual_layers=fields.integers("dual_attention_layers", ()),
     )
 
 
-def _write_sd3(config: MMDiTConfig) -> dict[str, Any]:
+def _write_sd3(config: MMDiTConfig) -> dict[str, Any] | None:
+    if config.num_classes or config.scan or not (config.positions and config.base_size and config.pooled_dim):
+        return None
     return {
         "sample_size": config.base_size * config.patch,
         "patch_size": config.patch,
@@ -234,6 +237,7 @@ SD3 = Format(
     _write_sd3,
     lambda config: JOINT,
     lambda config: Numbers(blocks=config.depth, patch=config.patch),
+    unpublished={"dtype": "float32", "remat": False, "time_scale": 1.0},
 )
 
 PUBLISHED_HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}

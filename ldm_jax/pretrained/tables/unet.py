@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from ldm_jax.errors import InputError
@@ -11,6 +12,31 @@ from ldm_jax.pretrained.layouts import CONV, EMBED, LINEAR, NORM, POINT, Layer
 from ldm_jax.pretrained.names import Numbers, Rule, Table, under
 from ldm_jax.pretrained.tables.convolutions import ATTENTION, MIDDLE_RESNET, OLD_ATTENTION, RESNET, TIME
 from ldm_jax.pretrained.tensors import Tensors
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedUNetConfig(UNetConfig):
+    """A UNet whose published file is laid out unlike that of SD 1; the network is the same, so UNetConfig has no place
+    for these, and they only matter where it is saved again."""
+
+    linear_projection: bool = False
+    """The file holds the transformers' projections as matrices, not as 1x1 convolutions; same arithmetic."""
+    upcast_attention: bool = False
+    """The config (SD 2.1) asks for float32 logits in attention; ours has them always."""
+
+
+def laid_out(config: UNetConfig, linear_projection: bool = False, upcast_attention: bool = False) -> UNetConfig:
+    """The config with what its file's layout says; the config itself where that is SD 1's."""
+    if not linear_projection and not upcast_attention:
+        return config
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(UNetConfig)}
+    return PublishedUNetConfig(**fields, linear_projection=linear_projection, upcast_attention=upcast_attention)
+
+
+def has_matrices(config: UNetConfig) -> bool:
+    """Whether the transformers' projections are matrices in the published file."""
+    return isinstance(config, PublishedUNetConfig) and config.linear_projection
+
 
 PROJECTIONS: Table = (
     Rule(".to_q", "/query", LINEAR),
@@ -93,6 +119,7 @@ def _shared(fields: Fields) -> dict[str, Any]:
         "epsilon": fields.number("norm_eps", 1e-5),
         "frequency_shift": fields.number("freq_shift", 0.0),
         "sine_first": not fields.flag("flip_sin_to_cos", True),
+        "time_scale": 1.0,
         "class_rows": 0 if rows is None else fields.integer("num_class_embeds"),
     }
 
@@ -125,7 +152,7 @@ def _read_condition(fields: Fields, tensors: Tensors) -> UNetConfig:
         resnet_out_scale_factor=(1, 1.0),
     )
     fields.ignore("addition_embed_type_num_heads", "addition_time_embed_dim")
-    return UNetConfig(
+    config = UNetConfig(
         in_channels=fields.integer("in_channels", 4),
         out_channels=fields.integer("out_channels", 4),
         channels=channels,
@@ -136,10 +163,9 @@ def _read_condition(fields: Fields, tensors: Tensors) -> UNetConfig:
         context_dim=context[0],
         added_dim=added,
         time_ids_dim=ids,
-        linear_projection=fields.flag("use_linear_projection"),
-        upcast_attention=fields.flag("upcast_attention"),
         **_shared(fields),
     )
+    return laid_out(config, fields.flag("use_linear_projection"), fields.flag("upcast_attention"))
 
 
 def _write_shared(config: UNetConfig, down: tuple[str, str], up: tuple[str, str]) -> dict[str, Any]:
@@ -159,7 +185,7 @@ def _write_shared(config: UNetConfig, down: tuple[str, str], up: tuple[str, str]
         "act_fn": "silu",
         "norm_num_groups": config.groups,
         "norm_eps": config.epsilon,
-        "num_class_embeds": config.class_rows or None,
+        "num_class_embeds": config.label_rows or None,
     }
 
 
@@ -182,8 +208,8 @@ def _write_condition(config: UNetConfig) -> dict[str, Any] | None:
         "cross_attention_dim": config.context_dim,
         "transformer_layers_per_block": _one(depths),
         "attention_head_dim": _one(config.heads),
-        "use_linear_projection": config.linear_projection,
-        "upcast_attention": config.upcast_attention,
+        "use_linear_projection": has_matrices(config),
+        "upcast_attention": isinstance(config, PublishedUNetConfig) and config.upcast_attention,
         "addition_embed_type": "text_time" if config.added_dim else None,
         "addition_time_embed_dim": config.time_ids_dim if config.added_dim else None,
         "projection_class_embeddings_input_dim": config.added_dim or None,
@@ -236,7 +262,7 @@ def _write_plain(config: UNetConfig) -> dict[str, Any] | None:
     }
 
 
-UNPUBLISHED = ("dtype", "remat", "num_classes", "time_scale")
+UNPUBLISHED = {"dtype": "float32", "remat": False, "num_classes": 0, "time_scale": 1.0}
 """diffusers reads a UNet that we trained, and has to be given its labels and a t of 0 to 1000."""
 
 
@@ -249,7 +275,7 @@ UNET_CONDITION = Format(
     UNet,
     _read_condition,
     _write_condition,
-    lambda config: LINEAR_PROJECTIONS if config.linear_projection else CONVOLUTIONAL,
+    lambda config: LINEAR_PROJECTIONS if has_matrices(config) else CONVOLUTIONAL,
     _levels,
     unpublished=UNPUBLISHED,
 )
