@@ -2,13 +2,13 @@
 
     python benchmarks/autoencoders.py SUITE [--folder FOLDER] [--workdir runs/autoencoders] [--only NAME ...]
 
-SUITE: fashion (with and without the game, 32 px), emoji and stamps (the same at 64 px in colour; FOLDER is made by
-benchmarks/emoji.py or benchmarks/stamps.py), quantized (VQ, FSQ), latents (how many channels), kl (which weight). Test
-images that training never sees are reconstructed and compared: PSNR, SSIM, LPIPS by VGG16 and by AlexNet (a run's name
-says which of them it is trained on; where it doesn't, VGG16), and what nothing is trained on, EfficientNet-Lite0's
-features: their Fréchet distance from the test images (rFD), and how far each image's are from its own (cosine).
-latents and kl also train a denoiser on each first stage and draw samples, for the two pull in different directions: gFD
-is the Fréchet distance of samples.
+SUITE: fashion (with and without adversarial training, 32 px), emoji and stamps (the same at 64 px in colour; FOLDER is
+made by benchmarks/emoji.py or benchmarks/stamps.py), quantized (VQ, FSQ), latents (how many channels), kl (which
+weight). Test images that training never sees are reconstructed and compared: PSNR, SSIM, LPIPS by VGG16 and by AlexNet
+(a run's name says which of them it is trained on; where it doesn't, VGG16), and what nothing is trained on,
+EfficientNet-Lite0's features: their Fréchet distance from the test images (rFD), and how far each image's are from its
+own (cosine). latents and kl also train a denoiser on each first stage and draw samples, for the two pull in different
+directions: gFD is the Fréchet distance of samples.
 Results are kept in benchmarks/results/autoencoders.json; a run that is there, or was begun, is not begun again.
 """
 
@@ -23,21 +23,22 @@ from typing import Any
 
 import jax
 import numpy as np
-from ldm_jax.training.run import Run
 
 import ldm_jax
-from ldm_jax.config import Config, LossConfig
+from ldm_jax.config import Config, Pretrained
 from ldm_jax.configfile import load_config
 from ldm_jax.data import Loader, open_source, to_uint8
+from ldm_jax.experiment import Run
 from ldm_jax.metrics import reconstruction, statistics
 from ldm_jax.models import AutoencoderConfig, DiscriminatorConfig, FSQConfig, VQConfig, apply
 from ldm_jax.pretrained.features import open_features
 from ldm_jax.pretrained.lpips import load_lpips
 from ldm_jax.runtime import configure
+from ldm_jax.stages import AutoencoderLoss
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "autoencoders.json"
-PLAIN = LossConfig(reconstruction="l1", kl_weight=1e-6)
+PLAIN = AutoencoderLoss(reconstruction="l1", kl_weight=1e-6)
 # Features of a classifier tell little about images that are noise, so all runs go on from a plain one.
 START = "start, plain"
 BOTH = "perceptual + adversarial"
@@ -52,39 +53,44 @@ def base(source: str, size: int, batch: int, steps: int, autoencoder: Autoencode
         config,
         data=dataclasses.replace(config.data, source=source, image_size=size, batch_size=batch),
         autoencoder=autoencoder,
-        autoencoder_loss=PLAIN,
-        discriminator=DiscriminatorConfig(channels=32, layers=3),
-        autoencoder_training=dataclasses.replace(
-            config.autoencoder_training, steps=steps, log_every=10, sample_every=steps, checkpoint_every=steps
-        ),
+    ).with_stages(
+        autoencoder={
+            "loss": PLAIN,
+            "discriminator": DiscriminatorConfig(channels=32, layers=3),
+            "steps": steps,
+            "log_every": 10,
+            "sample_every": steps,
+            "checkpoint_every": steps,
+        }
     )
 
 
 def pictures(source: str, network: AutoencoderConfig, batch: int, steps: int, learning_rate: float) -> Config:
     """A run on 64 px in colour, half of the images mirrored, with its own peak rate."""
     config = base(source, 64, batch, steps, network)
-    training = dataclasses.replace(config.autoencoder_training, learning_rate=learning_rate)
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, flip=True), autoencoder_training=training)
+    config = config.with_stages(autoencoder={"learning_rate": learning_rate})
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, flip=True))
 
 
-def after(config: Config, folder: Path, run: str, loss: LossConfig, seed: int = 0) -> Config:
+def after(config: Config, folder: Path, run: str, loss: AutoencoderLoss, seed: int = 0) -> Config:
     """config with another loss, going on from the first stage of another run of the suite."""
-    return dataclasses.replace(config, autoencoder_from=str(folder / name_of(run)), autoencoder_loss=loss, seed=seed)
+    start = dataclasses.replace(config, autoencoder=Pretrained(str(folder / name_of(run))), seed=seed)
+    return start.with_stages(autoencoder={"loss": loss})
 
 
-def perceptual(weight: float, network: Any = "vgg16") -> LossConfig:
+def perceptual(weight: float, network: Any = "vgg16") -> AutoencoderLoss:
     """The plain loss and LPIPS."""
     return dataclasses.replace(PLAIN, perceptual=network, perceptual_weight=weight)
 
 
-def game(loss: LossConfig, adversarial: float, start: int = 200) -> LossConfig:
+def adversarial(loss: AutoencoderLoss, weight: float, start: int = 200) -> AutoencoderLoss:
     """A loss with the discriminator's, which the generator sees from step `start` on."""
-    return dataclasses.replace(loss, adversarial_weight=adversarial, adversarial_start=start, lecam_weight=0.1)
+    return dataclasses.replace(loss, adversarial_weight=weight, adversarial_start=start, lecam_weight=0.1)
 
 
 def fashion(config: Config, folder: Path) -> dict[str, Config]:
     """A plain start, and from it as many steps with each loss."""
-    both = game(perceptual(0.8), 0.05)
+    both = adversarial(perceptual(0.8), 0.05)
     named = {START: config, "plain": after(config, folder, START, PLAIN)}
     named |= {"perceptual": after(config, folder, START, perceptual(0.8))}
     return named | {f"{BOTH}, seed {seed}": after(config, folder, START, both, seed) for seed in SEEDS}
@@ -97,8 +103,8 @@ def emoji(source: str, network: AutoencoderConfig, folder: Path) -> dict[str, Co
     config = pictures(source, network, 8, 1300, 1e-3)
     gentle = pictures(source, network, 8, 1300, 5e-4)
     cheap = pictures(source, network, 16, 600, 1e-3)
-    both = game(perceptual(2.0), 0.1)
-    by_two = game(perceptual(2.0, "both"), 0.1)
+    both = adversarial(perceptual(2.0), 0.1)
+    by_two = adversarial(perceptual(2.0, "both"), 0.1)
     first = f"{BOTH}, seed 0"
     return {
         START: start,
@@ -109,20 +115,20 @@ def emoji(source: str, network: AutoencoderConfig, folder: Path) -> dict[str, Co
         **{f"{BY_TWO}, seed {seed}": after(config, folder, START, by_two, seed) for seed in SEEDS},
         f"{BOTH}, half the rate": after(gentle, folder, START, both),
         "plain, again": after(config, folder, "plain", PLAIN),
-        f"{first}, again": after(config, folder, first, game(perceptual(5.0), 0.1)),
+        f"{first}, again": after(config, folder, first, adversarial(perceptual(5.0), 0.1)),
     }
 
 
 def stamps(source: str, network: AutoencoderConfig, folder: Path) -> dict[str, Config]:
-    """A plain start, then the game alone, which costs little, then with LPIPS; and as many plain steps."""
+    """A plain start, then adversarial training alone, which costs little, then with LPIPS; and as many plain steps."""
     start = pictures(source, network, 16, 3000, 2e-3)
     cheap = pictures(source, network, 16, 1500, 1e-3)
     dear = pictures(source, network, 8, 1000, 5e-4)
     named = {START: start}
     for seed in SEEDS:
         played = f"adversarial, seed {seed}"
-        named[played] = after(cheap, folder, START, game(PLAIN, 0.5, 375), seed)
-        named[f"{BOTH}, seed {seed}"] = after(dear, folder, played, game(perceptual(2.0), 0.1), seed)
+        named[played] = after(cheap, folder, START, adversarial(PLAIN, 0.5, 375), seed)
+        named[f"{BOTH}, seed {seed}"] = after(dear, folder, played, adversarial(perceptual(2.0), 0.1), seed)
     named["plain, first"] = after(cheap, folder, START, PLAIN)
     return named | {"plain": after(dear, folder, "plain, first", PLAIN)}
 
@@ -142,15 +148,13 @@ def suites(folder: str, workdir: Path) -> dict[str, dict[str, Config]]:
     sweep = dataclasses.replace(
         longer,
         denoiser=dataclasses.replace(longer.denoiser, width=128, depth=4, heads=2),
-        denoiser_training=dataclasses.replace(longer.denoiser_training, steps=500, sample_every=500),
-    )
-    l2 = LossConfig(reconstruction="l2", kl_weight=5e-4)
+    ).with_stages(denoiser={"steps": 500, "sample_every": 500})
+    l2 = AutoencoderLoss(reconstruction="l2", kl_weight=5e-4)
 
     def latents(channels: int, weight: float) -> Config:
         autoencoder = AutoencoderConfig(**shape, latent_channels=channels)
-        return dataclasses.replace(
-            sweep, autoencoder=autoencoder, autoencoder_loss=dataclasses.replace(l2, kl_weight=weight)
-        )
+        loss = dataclasses.replace(l2, kl_weight=weight)
+        return dataclasses.replace(sweep, autoencoder=autoencoder).with_stages(autoencoder={"loss": loss})
 
     return {
         "fashion": fashion(base("bundled:fashion_mnist", 32, 8, 600, grey), workdir / "fashion"),

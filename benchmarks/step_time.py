@@ -7,6 +7,7 @@ medians over all rounds; `compile` is in seconds.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import subprocess
@@ -29,39 +30,40 @@ def worker() -> None:
     import jax
     import jax.numpy as jnp
     import numpy as np
-    from ldm_jax.training.first_stage import autoencoder_loss
-    from ldm_jax.training.optimizer import make_optimizer
-    from ldm_jax.training.second_stage import denoiser_loss
 
+    from ldm_jax.conditions import LabelCondition
     from ldm_jax.configfile import load_config
-    from ldm_jax.models import Autoencoder, DiT
-    from ldm_jax.pipeline import make_schedule
-    from ldm_jax.training.step import TrainState, train_step
+    from ldm_jax.models import make_autoencoder, make_denoiser
+    from ldm_jax.stages import AutoencoderTraining, DenoiserTraining
+    from ldm_jax.stages.autoencoder_loss import autoencoder_loss
+    from ldm_jax.stages.denoiser_loss import denoiser_loss
+    from ldm_jax.training.step import started, train_step
 
-    config = load_config(ROOT / "configs" / "quickstart.py").resolve(10)
+    config = load_config(ROOT / "configs" / "quickstart.py")
     b, size, factor = config.data.batch_size, config.data.image_size, config.autoencoder.factor
     z = np.zeros((b, size // factor, size // factor, config.autoencoder.latent_channels), np.float32)
     index, label = np.arange(b, dtype=np.int32), np.zeros(b, np.int32)
-    ones = jnp.ones(z.shape[-1])
-    ae, dit = Autoencoder(config.autoencoder), DiT(config.denoiser)
+    ones, labels = jnp.ones(z.shape[-1]), LabelCondition(tuple(map(str, range(10))), 0.1)
+    network = dataclasses.replace(config.denoiser, num_classes=-1).fitted(latent_channels=z.shape[-1], num_classes=10)
+    ae, dit = make_autoencoder(config.autoencoder), make_denoiser(network)
+    told = {"label": {"label": label}}
     stages = {
         "autoencoder": (
             ae,
-            autoencoder_loss(ae, config.autoencoder_loss),
+            autoencoder_loss(ae, config.stage(AutoencoderTraining).loss),
             {"image": np.zeros((b, size, size, 1), np.float32), "index": index},
         ),
         "denoiser": (
             dit,
-            denoiser_loss(dit, config.diffusion, make_schedule(config.diffusion), 0 * ones, ones),
-            {"mean": z, "logvar": z, "label": label, "index": index},
+            denoiser_loss(dit, config.process, 0 * ones, ones, (labels,)),
+            {"mean": z, "logvar": z, "conditions": told, "index": index},
         ),
     }
     out: dict[str, Any] = {"jax": jax.__version__}
     for stage, (module, loss_fn, batch) in stages.items():
-        optimizer = make_optimizer(config.denoiser_training)
+        optimizer = config.stage(DenoiserTraining).make_optimizer()
         params = jax.jit(module.init)(jax.random.key(0), *module.example_inputs())["params"]
-        params = {"autoencoder": params} if stage == "autoencoder" else params
-        state = TrainState(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), optimizer.init(params))
+        state = started({stage: params}, optimizer)
         step = jax.jit(partial(train_step, loss_fn=loss_fn, optimizer=optimizer, ema=0.99), donate_argnums=0)
         start = time.perf_counter()
         compiled = step.lower(state, batch, jax.random.key(0)).compile()

@@ -80,6 +80,11 @@ def renewed_config(tree: Mapping[str, Any]) -> dict[str, Any]:
     diffusion = tree.get("diffusion", {})
     new["process"] = renewed_process(diffusion)
     denoiser = tree.get("denoiser", {})
+    if isinstance(denoiser, dict) and denoiser.get("type") == "UNetConfig":
+        # Training always set the time's scale, whatever stood there; two fields were those of published files alone.
+        gone = ("linear_projection", "upcast_attention")
+        denoiser = {name: value for name, value in denoiser.items() if name not in gone} | {"time_scale": 1000.0}
+        new["denoiser"] = denoiser
     labelled = isinstance(denoiser, dict) and denoiser.get("num_classes", 0) != 0
     label = {"type": "Label", "dropout": diffusion.get("label_dropout", 0.1)}
     new["conditions"] = [label] if labelled else []

@@ -5,7 +5,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float32, Int, UInt8
 from PIL import Image
 
 from ldm_jax.data.source import Example, Source, check_split
@@ -52,6 +52,32 @@ class ArraySource:
         return label, "" if self.captions is None else self.captions[index]
 
 
+class SignalSource:
+    """Signals float32 [n *space c] in [-1, 1] in memory, which are used as they are, with optional labels [n]."""
+
+    def __init__(
+        self,
+        signals: Float32[np.ndarray, "n ... c"],
+        labels: Int[np.ndarray, " n"] | None = None,
+        class_names: tuple[str, ...] = (),
+    ):
+        self.signals, self.labels, self.class_names = signals, labels, class_names
+
+    @property
+    def signal_shape(self) -> tuple[int, ...]:
+        """[*space c] of every example."""
+        return self.signals.shape[1:]
+
+    def __len__(self) -> int:
+        return len(self.signals)
+
+    def __getitem__(self, index: int) -> Example:
+        return Example(self.signals[index], *self.annotation(index))
+
+    def annotation(self, index: int) -> tuple[int, str]:
+        return -1 if self.labels is None else int(self.labels[index]), ""
+
+
 def open_bundled(name: str, split: str) -> Source:
     """A set that ships in the package. Example i of `fashion_mnist` has class i % 10, so any prefix is balanced."""
     if name != "fashion_mnist":
@@ -73,10 +99,11 @@ def _fashion_mnist(split: str) -> ArraySource:
     return ArraySource(images, np.arange(len(images)) % classes, None, FASHION_MNIST_CLASSES)
 
 
-def open_npz(path: str) -> ArraySource:
+def open_npz(path: str) -> ArraySource | SignalSource:
     """All the examples in an .npz file.
 
-    It holds `images`, uint8 [n h w c] with c 1 or 3, or [n h w]; optionally `labels`, integers [n] from 0, or -1 for
+    It holds `images`, uint8 [n h w c] with c 1 or 3, or [n h w]; or `signals`, floats [n *space c] in [-1, 1] with any
+    number of axes in between, which are used as they are. Optionally `labels`, integers [n] from 0, or -1 for
     none; `captions`, strings [n]; `class_names`, strings, one for each label (without it they are "0", "1", ...).
 
     Raises:
@@ -89,10 +116,14 @@ def open_npz(path: str) -> ArraySource:
     try:
         # Opened here because np.load leaves a file open that turns out not to be a zip.
         with open(file_path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("images", "labels", "captions", "class_names") if name in file}
+            arrays = {
+                name: file[name] for name in ("images", "signals", "labels", "captions", "class_names") if name in file
+            }
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"data.source: {spec} cannot be read as npz without pickle ({reason})") from error
+    if "signals" in arrays and "images" not in arrays:
+        return _signals(arrays, spec)
     if "images" not in arrays:
         raise InputError(f"data.source: {spec} has no array 'images'; accepted: uint8 [n h w c] or [n h w]")
     images = arrays["images"]
@@ -111,6 +142,17 @@ def open_npz(path: str) -> ArraySource:
         _npz_strings(arrays.get("captions"), "captions", n, spec),
         _npz_class_names(arrays.get("class_names"), labels, spec),
     )
+
+
+def _signals(arrays: dict[str, np.ndarray], spec: str) -> SignalSource:
+    signals = arrays["signals"]
+    if signals.dtype.kind != "f" or signals.ndim < 3 or 0 in signals.shape:
+        was = f"{signals.dtype} {list(signals.shape)}"
+        raise InputError(f"data.source: {spec}: signals is {was}; accepted: floats [n *space c], not empty")
+    if not np.abs(signals).max() <= 1.001:
+        raise InputError(f"data.source: {spec}: signals go up to {np.abs(signals).max():g}; accepted: [-1, 1]")
+    labels = _npz_labels(arrays.get("labels"), len(signals), spec)
+    return SignalSource(signals.astype(np.float32), labels, _npz_class_names(arrays.get("class_names"), labels, spec))
 
 
 def _npz_labels(labels: np.ndarray | None, n: int, spec: str) -> np.ndarray | None:

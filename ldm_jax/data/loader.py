@@ -6,7 +6,7 @@ from typing import Any
 
 import grain
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Float32, Int32
 
 from ldm_jax.data.cores import available_cores
 from ldm_jax.data.order import order
@@ -18,6 +18,18 @@ Batch = dict[str, np.ndarray]
 
 MEMORY_LIMIT = 2**30  # bytes
 MAX_THREADS = 8
+
+
+def signal_shape(source: Source) -> tuple[int, ...] | None:
+    """[*space c] of a source of signals that are no pictures, None for pictures."""
+    while hasattr(source, "source"):
+        source = source.source  # pyright: ignore[reportAttributeAccessIssue] (a Subset)
+    return getattr(source, "signal_shape", None)
+
+
+def as_float(examples: np.ndarray) -> Float32[np.ndarray, "*shape"]:
+    """Pictures as float32 in [-1, 1]; signals as they are."""
+    return to_float(examples) if examples.dtype == np.uint8 else examples
 
 
 class Loader:
@@ -67,7 +79,7 @@ class Loader:
                 f"data.batch_size: {batch_size}; accepted: a positive multiple of the number of processes, "
                 f"{process_count}"
             )
-        if channels not in (1, 3):
+        if channels not in (1, 3) and signal_shape(source) is None:
             raise InputError(f"data.channels: {channels}; accepted: 1 (grey) or 3 (colour)")
         if image_size < 1:
             raise InputError(f"data.image_size: {image_size}; accepted: 1 or more")
@@ -75,6 +87,13 @@ class Loader:
             raise InputError(f"seed: {seed}; accepted: 0 or more")
         if not 0 <= process_index < process_count:
             raise ValueError(f"process {process_index} of {process_count}")
+        signal = signal_shape(source)
+        if signal is not None and (flip or signal[-1] != channels):
+            what = f"channels ({signal[-1]}) must be the autoencoder's {channels}" if not flip else "flip must be False"
+            raise InputError(f"data.source: its examples are signals {list(signal)}; {what}")
+        self.shape: tuple[int, ...] = (image_size, image_size, channels) if signal is None else signal
+        """[*space c] of one prepared example."""
+        self._kind = np.uint8 if signal is None else np.float32
         self.source = source
         self.batch_size = batch_size
         self.image_size = image_size
@@ -84,10 +103,10 @@ class Loader:
         self.process_index = process_index
         self.process_count = process_count
         self.threads = threads or min(available_cores(), MAX_THREADS)
-        n, shape = len(source), (image_size, image_size, channels)
-        self.in_memory = n * image_size * image_size * channels <= memory_limit
+        n, shape = len(source), self.shape
+        self.in_memory = n * int(np.prod(shape)) * np.dtype(self._kind).itemsize <= memory_limit
         # Filled on demand. Two threads may fill the same place at once, with the same bytes; _kept is set last.
-        self._images = np.empty((n, *shape), np.uint8) if self.in_memory else None
+        self._images = np.empty((n, *shape), self._kind) if self.in_memory else None
         self._image_labels = np.full(n, -1, np.int32)
         self._kept = np.zeros(n, bool)
         self._all_labels: np.ndarray | None = None
@@ -102,7 +121,7 @@ class Loader:
         images[flipped] = images[flipped, :, ::-1]
         first = self.process_index * len(examples)
         return {
-            "image": to_float(images),
+            "image": as_float(images),
             "label": labels,
             "index": np.arange(first, first + len(examples), dtype=np.int32),
             "example": examples.astype(np.int32),
@@ -118,11 +137,6 @@ class Loader:
             self._ahead(self.__getitem__, range(start, sys.maxsize if stop is None else stop))
         ):
             yield start + offset, batch
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """[*space c] of one prepared example."""
-        return (self.image_size, self.image_size, self.channels)
 
     def prepared(self, index: int) -> np.ndarray:
         """Example `index` as batches have it, unflipped and before its conversion to floats."""
@@ -147,7 +161,7 @@ class Loader:
             self._all_labels = np.array([annotation(self.source, i)[0] for i in range(len(self.source))], np.int32)
         return self._all_labels
 
-    def in_order(self, batch_size: int) -> Iterator[tuple[int, Float32[np.ndarray, "b h w c"], int]]:
+    def in_order(self, batch_size: int) -> Iterator[tuple[int, Float32[np.ndarray, "b ... c"], int]]:
         """Every image of the source once, unshuffled and unflipped, the same on every process.
 
         Yields (start, images float32 [batch_size h w c] in [-1, 1], valid): the images are examples start to
@@ -159,7 +173,7 @@ class Loader:
 
         def batch(start: int) -> tuple[int, np.ndarray, int]:
             examples = np.minimum(np.arange(start, start + batch_size), n - 1)
-            return start, to_float(self._gather(examples)[0]), min(batch_size, n - start)
+            return start, as_float(self._gather(examples)[0]), min(batch_size, n - start)
 
         yield from self._ahead(batch, range(0, n, batch_size))
 
@@ -179,7 +193,7 @@ class Loader:
         finally:
             iterator.close()
 
-    def _gather(self, examples: np.ndarray) -> tuple[UInt8[np.ndarray, "b h w c"], Int32[np.ndarray, " b"]]:
+    def _gather(self, examples: np.ndarray) -> tuple[np.ndarray, Int32[np.ndarray, " b"]]:
         """Prepared images and their labels, both the caller's to change."""
         if self._images is not None:
             for i in set(examples[~self._kept[examples]].tolist()):
@@ -190,6 +204,8 @@ class Loader:
         images, labels = zip(*(found[i] for i in examples.tolist()), strict=True)
         return np.stack(images), np.array(labels, np.int32)
 
-    def _prepared(self, index: int) -> tuple[UInt8[np.ndarray, "h w c"], int]:
+    def _prepared(self, index: int) -> tuple[np.ndarray, int]:
         example = self.source[index]
+        if self._kind is np.float32:
+            return example.image, int(example.label)
         return prepare(example.image, self.image_size, self.channels), int(example.label)

@@ -11,7 +11,10 @@ from ldm_jax.errors import InputError
 
 
 class Example(NamedTuple):
-    """One example. `image` is uint8 [h w c] with c 1 or 3, of any size; no label is -1, no caption is ""."""
+    """One example. `image` is uint8 [h w c] with c 1 or 3, of any size, or a signal; no label is -1, no caption "".
+
+    A signal is float32 [*space c] in [-1, 1], and its source says `signal_shape`.
+    """
 
     image: np.ndarray
     label: int = -1

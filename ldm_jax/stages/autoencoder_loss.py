@@ -15,7 +15,6 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float
 
-from ldm_jax.metrics.reconstruction import psnr
 from ldm_jax.models import LPIPS, Discriminator, VQAutoencoder, apply
 from ldm_jax.stages.adversarial import (
     DECAY,
@@ -130,9 +129,10 @@ def reconstruction(config: AutoencoderLoss, out: Array, image: Array, x: Array) 
     return per_example(optax.sigmoid_binary_cross_entropy(out, 0.5 * (x + 1.0)))
 
 
-def shown_psnr(image: Float[Array, "b h w c"], x: Float[Array, "b h w c"]) -> Float[Array, "b"]:
-    """PSNR [b] in dB of decoded images, clipped, against x in [-1, 1]; at most 106, for JSON has no infinity."""
-    return jnp.minimum(psnr(jnp.clip(image, -1.0, 1.0), x, data_range=2.0), 106.0)
+def shown_psnr(image: Float[Array, "b ... c"], x: Float[Array, "b ... c"]) -> Float[Array, "b"]:
+    """PSNR [b] in dB of decoded signals, clipped, against x in [-1, 1]; at most 106, for JSON has no infinity."""
+    error = per_example(jnp.square(jnp.clip(image, -1.0, 1.0) - x))
+    return jnp.minimum(10.0 * jnp.log10(4.0 / jnp.maximum(error, 1e-12)), 106.0)
 
 
 def with_last_layer(params: Params, kernel: Array) -> Params:

@@ -1,0 +1,185 @@
+"""Every condition that an experiment may name: read, cached, dropped, trained with, asked for, saved. One row each."""
+
+import dataclasses
+import json
+import re
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ldm_jax
+from ldm_jax.cache import place_of, tell_all
+from ldm_jax.conditions import CONDITIONS, ConditionConfig, Given, SavedCondition, join, stack, training_conditioning
+from ldm_jax.conditions.label import Label
+from ldm_jax.conditions.low_resolution import LowResolution
+from ldm_jax.data import Example, Loader, open_source
+from ldm_jax.data.source import Subset
+from ldm_jax.errors import InputError
+from ldm_jax.experiment import Run
+from ldm_jax.models import Conditioning
+from ldm_jax.serialization import convert, kinds_of, to_tree
+from tests.conftest import ROOT
+
+GIVEN = Given(("cat", "dog", "owl"), False, (8, 8, 1), (4, 4, 2))
+IMAGE = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
+
+
+class Row(NamedTuple):
+    """A condition, what a user asks of a model with it, and what the network is then told."""
+
+    config: Any
+    asks: dict[str, Any]
+    part: str
+    shape: tuple[int, ...]
+
+
+ROWS = {
+    "label": Row(Label(0.5), {"labels": [2, "dog"]}, "label", (2,)),
+    "low_resolution": Row(
+        LowResolution(2, 0.1, 0.5), {"image": np.zeros((2, 4, 4, 1), np.uint8)}, "image", (2, 4, 4, 1)
+    ),
+}
+EACH = pytest.mark.parametrize("name", ROWS)
+
+
+def test_every_condition_has_a_row():
+    assert set(ROWS) == {file for file, _ in CONDITIONS}
+    assert {type(row.config) for row in ROWS.values()} == set(kinds_of(ConditionConfig))
+
+
+@EACH
+def test_a_condition_is_one_file_and_one_line(name):
+    """Nothing else in the package knows it by name: that is what the seam is for."""
+    config = type(ROWS[name].config).__name__
+    known = {
+        str(path.relative_to(ROOT)): len(re.findall(rf"\b{config}\b", path.read_text()))
+        for path in (ROOT / "ldm_jax").rglob("*.py")
+    }
+    elsewhere = {path for path, count in known.items() if count and path != f"ldm_jax/conditions/{name}.py"}
+    # Classes are the first condition, and the default of a config.
+    assert elsewhere == {"ldm_jax/conditions/__init__.py"} | ({"ldm_jax/config.py"} if name == "label" else set())
+    assert known["ldm_jax/conditions/__init__.py"] == (1 if name != "label" else 2)
+
+
+@EACH
+def test_what_the_network_is_told(name):
+    row = ROWS[name]
+    condition = row.config.build(GIVEN)
+    arrays = condition.embed(stack([condition.read(Example(IMAGE, label))[0] for label in (0, 2)]))
+    keys = jax.random.split(jax.random.key(0), 2)
+    for told in (condition.apply({}, arrays, None), jax.jit(condition.apply)({}, arrays, keys)):
+        part = getattr(told, row.part)
+        chex.assert_shape(part, row.shape)
+        assert [field for field, value in told._asdict().items() if value is not None] == [row.part]
+    null = condition.null(arrays)
+    assert {k: (v.shape, v.dtype) for k, v in null.items()} == {k: (v.shape, v.dtype) for k, v in arrays.items()}
+    assert all(len(np.unique(v)) == 1 for v in null.values())
+    asked = condition.ask(None, **row.asks)
+    chex.assert_shape(getattr(condition.apply({}, asked.arrays, None), row.part), row.shape)
+    assert set(row.asks) <= set(condition.asks)
+
+
+@EACH
+def test_dropped_at_its_own_rate(name):
+    condition = ROWS[name].config.build(GIVEN)
+    n = 400
+    one = condition.read(Example(IMAGE, 1))[0]
+    arrays = {condition.name: {k: np.stack([np.asarray(v)] * n) for k, v in one.items()}}
+    quiet = dataclasses.replace(
+        condition,
+        **(
+            {"config": dataclasses.replace(condition.config, noise=0.0, dropout=0.5)}
+            if name == "low_resolution"
+            else {}
+        ),
+    )
+    keys = jax.random.split(jax.random.key(1), n)
+    told = getattr(training_conditioning([quiet], {}, arrays, keys), ROWS[name].part)
+    nothing = getattr(quiet.apply({}, quiet.null(arrays[condition.name]), None), ROWS[name].part)
+    dropped = (np.asarray(told) == np.asarray(nothing)).reshape(n, -1).all(axis=1)
+    assert abs(dropped.mean() - 0.5) < 0.1
+
+
+def test_conditions_are_dropped_independently():
+    pair = [ROWS["label"].config.build(GIVEN), LowResolution(2, 0.0, 0.5).build(GIVEN)]
+    n = 400
+    arrays = {c.name: {k: np.stack([np.asarray(v)] * n) for k, v in c.read(Example(IMAGE, 1))[0].items()} for c in pair}
+    told = training_conditioning(pair, {}, arrays, jax.random.split(jax.random.key(1), n))
+    gone = [np.asarray(told.label) == 3, np.asarray(told.image).reshape(n, -1).std(axis=1) < 1e-6]
+    assert abs((gone[0] & gone[1]).mean() - 0.25) < 0.08
+
+
+@EACH
+def test_json_both_ways(name):
+    condition = ROWS[name].config.build(GIVEN)
+    tree = json.loads(json.dumps(to_tree(condition, SavedCondition)))
+    assert convert(SavedCondition, tree, "condition") == condition
+
+
+def loader(flip=True):
+    source = Subset.evenly(open_source("bundled:fashion_mnist"), 40)
+    return Loader(source, batch_size=8, image_size=8, channels=1, seed=3, flip=flip)
+
+
+@EACH
+def test_cached_arrays_are_those_of_the_batch(name, tmp_path):
+    data = loader()
+    given = Given(tuple(data.source.class_names), False, data.shape, (4, 4, 2))
+    condition = ROWS[name].config.build(given)
+    told = tell_all(tmp_path / name, condition, data, "{}")
+    for step in (0, 7):
+        wanted = data[step]
+        images = np.round((wanted["image"] + 1.0) * 127.5).astype(np.uint8)
+        expected = stack([condition.read(Example(x, int(y)))[0] for x, y in zip(images, wanted["label"], strict=True)])
+        got = told.batch(place_of(40, 8, 3, step))
+        chex.assert_trees_all_equal(dict(got), expected)
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / name).iterdir()}
+    tell_all(tmp_path / name, condition, data, "{}")
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / name).iterdir()} == before
+    (tmp_path / name / "rows.npy").write_bytes(b"")
+    assert tell_all(tmp_path / name, condition, data, "{}").rows.shape == (40, 1)
+
+
+@EACH
+def test_an_experiment_with_it(name, tiny_config, tmp_path):
+    """Two steps of each stage, saved, loaded and asked."""
+    config = dataclasses.replace(tiny_config, conditions=(ROWS[name].config,)).with_stages(
+        autoencoder={"steps": 2, "sample_every": 2}, denoiser={"steps": 2, "sample_every": 2}
+    )
+    if name == "low_resolution":
+        config = dataclasses.replace(config, conditions=(LowResolution(4, 0.1, 0.5),))
+    Run(config, tmp_path).train()
+    model = ldm_jax.load(tmp_path)
+    assert [condition.name for condition in model.conditions] == [name]
+    asks = {"labels": [2, 5]} if name == "label" else {"image": np.zeros((2, 8, 8, 1), np.uint8)}
+    drawn = model.sample(jax.random.key(0), steps=2, guidance=2.0, **asks)
+    assert drawn.shape == (2, 32, 32, 1)
+
+
+def test_two_that_say_the_same_are_refused():
+    with pytest.raises(InputError, match="conditions: two of them give label"):
+        join([Conditioning(label=jnp.zeros(1, jnp.int32))] * 2)
+    images = [Conditioning(image=jnp.zeros((1, 4, 4, c))) for c in (1, 2)]
+    chex.assert_shape(join(images).image, (1, 4, 4, 3))
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (None, "image: this model enlarges images"),
+        (np.zeros((1, 8, 8, 1), np.uint8), r"image: \[1, 8, 8, 1\] must be \[n 4 4 1\]"),
+        (np.full((1, 4, 4, 1), 9.0, np.float32), r"must be uint8, or floats in \[-1, 1\]"),
+    ],
+)
+def test_a_small_image_that_is_none(image, message):
+    with pytest.raises(InputError, match=message):
+        LowResolution(2).build(GIVEN).ask(None, image=image)
+
+
+def test_a_factor_that_does_not_divide():
+    with pytest.raises(InputError, match="factor: 3 must divide"):
+        LowResolution(3).build(GIVEN)
