@@ -66,9 +66,10 @@ def attention(
     if name == "splash":
         return _splash(q, k, v, mask, causal)
     keys = None if mask is None else mask[:, None, None, :]
-    return jax.nn.dot_product_attention(
-        q, k, v, mask=keys, is_causal=causal, implementation="cudnn" if name == "cudnn" else "xla"
-    )
+    with jax.numpy_dtype_promotion("standard"):  # JAX's own code mixes its types in bfloat16.
+        return jax.nn.dot_product_attention(
+            q, k, v, mask=keys, is_causal=causal, implementation="cudnn" if name == "cudnn" else "xla"
+        )
 
 
 @functools.lru_cache(maxsize=64)

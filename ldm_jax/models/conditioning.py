@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from ldm_jax.errors import InputError
 
-Time = float | int | Num[Array, ""] | Num[Array, "b"]
+Time = float | int | Num[Array, ""] | Num[Array, "_"]
 """A time for all examples, or one for each."""
 
 

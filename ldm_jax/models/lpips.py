@@ -18,7 +18,8 @@ from ldm_jax.errors import InputError
 from ldm_jax.models.layers import conv_of_any_map
 
 Images = Float[Array, "b h w c"]
-Maps = tuple[Float[Array, "b _ _ _"], ...]
+Map = Float[Array, "b _ _ _"]
+Maps = tuple[Map, ...]
 
 # ImageNet's mean and deviation, moved from [0, 1] to [-1, 1].
 MEAN = (-0.030, -0.088, -0.188)
@@ -111,10 +112,10 @@ class LPIPS(nn.Module):
         x = x.astype(jnp.dtype(self.config.dtype))
         return self._vgg16(x) if self.config.network == "vgg16" else self._alexnet(x)
 
-    def _layer(self, i: int, x: Images) -> Images:
+    def _layer(self, i: int, x: Map) -> Map:
         """The i-th convolution and its non-linearity."""
 
-        def layer(module: LPIPS, x: Images) -> Images:
+        def layer(module: LPIPS, x: Map) -> Map:
             return nn.relu(module.convs[i](x))
 
         return (nn.remat(layer) if self.config.remat else layer)(self, x)

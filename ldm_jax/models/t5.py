@@ -88,7 +88,8 @@ class T5Block(nn.Module):
         q, k, v = (dense(c.heads * c.head_dim, name, h) for name in ("query", "key", "value"))
         q, k, v = (part.reshape(*h.shape[:-1], c.heads, c.head_dim) for part in (q, k, v))
         # T5's logits are not scaled.
-        h = jax.nn.dot_product_attention(q, k, v, bias, mask, scale=1.0)
+        with jax.numpy_dtype_promotion("standard"):  # JAX's own code mixes its types in bfloat16.
+            h = jax.nn.dot_product_attention(q, k, v, bias, mask, scale=1.0)
         x = x + dense(c.width, "out", h.reshape(*h.shape[:-2], -1))
         h = norm("norm2")
         h = nn.gelu(dense(c.hidden, "gate", h), approximate=True) * dense(c.hidden, "in", h)

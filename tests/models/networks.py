@@ -13,8 +13,16 @@ CHANNELS = {"in_channels": 3, "out_channels": 3}
 AE = {"channels": 8, "groups": 4, "multipliers": (1, 2), "blocks": 1, "latent_channels": 2}
 TINY = {"encoder_channels": (8, 8), "encoder_blocks": (1, 1), "decoder_channels": (8, 8), "decoder_blocks": (1, 1)}
 TEXT = {"vocabulary": 9, "width": 8, "depth": 2, "heads": 2, "hidden": 8}
-UNET = {**CHANNELS, "channels": (8, 16), "blocks": 1, "attention": (1, 0), "heads": (2, 2), "groups": 4}
-JOINT = {**CHANNELS, "width": 16, "depth": 3, "heads": 2, "context_dim": 6, "pooled_dim": 5}
+UNET = {
+    **CHANNELS,
+    "channels": (8, 8),
+    "blocks": 1,
+    "attention": (0, 1),
+    "mid_attention": 0,
+    "heads": (2, 2),
+    "groups": 4,
+}
+JOINT = {**CHANNELS, "width": 16, "depth": 2, "heads": 2, "context_dim": 6, "pooled_dim": 5}
 
 AUTOENCODERS = {
     "kl": models.Autoencoder(models.AutoencoderConfig(**AE)),
@@ -25,7 +33,7 @@ AUTOENCODERS = {
 DENOISERS = {
     "dit": models.DiT(models.DiTConfig(**JOINT, num_classes=3)),
     "unet": models.UNet(models.UNetConfig(**UNET, context_dim=6)),
-    "mmdit": models.MMDiT(models.MMDiTConfig(**JOINT, num_classes=3, dual_layers=(0,))),
+    "mmdit": models.MMDiT(models.MMDiTConfig(**{**JOINT, "depth": 4}, num_classes=3, dual_layers=(0,))),
 }
 OTHERS = {
     "discriminator": models.Discriminator(models.DiscriminatorConfig(image_channels=3, channels=8, layers=2)),

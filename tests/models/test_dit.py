@@ -112,7 +112,7 @@ def test_rotary_products_depend_on_distance_alone():
         ({"width": 15}, "heads"),
         ({"depth": 0}, "depth"),
         ({"num_classes": -2}, "num_classes"),
-        ({"context_dim": -2}, ""),
+        ({"context_dim": -2}, "context"),
     ],
 )
 def test_bad_configs(change, words):

@@ -147,7 +147,7 @@ def test_lora_on_half_precision(tmp_path):
 
 def test_what_earlier_versions_wrote_loads_unchanged(tmp_path):
     """A trained UNet's units are in its record; fields that no network has any more are passed over."""
-    small = {"channels": (8,), "attention": (0,), "mid_attention": 0, "heads": (2,), "groups": 4, "context_dim": 0}
+    small = {"channels": (8,), "attention": (0,), "mid_attention": 0, "heads": (1,), "groups": 4, "context_dim": 0}
     module = UNet(UNetConfig(in_channels=4, out_channels=4, num_classes=3, class_rows=4, **small))
     params = jax.tree.map(
         lambda leaf: np.zeros(leaf.shape, np.float32),
