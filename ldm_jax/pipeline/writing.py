@@ -30,7 +30,8 @@ def save(model: LatentDiffusion, path: Path) -> None:
 
 def _save_ours(model: LatentDiffusion, path: Path) -> dict[str, Any]:
     statistics = {"latents_mean": model.latent_mean.tolist(), "latents_std": model.latent_std.tolist()}
-    save_part(model.autoencoder, model.autoencoder_params, path / "vae", extra=statistics)
+    rank = len(model.shape) - 1
+    save_part(model.autoencoder, model.autoencoder_params, path / "vae", extra=statistics, rank=rank)
     index: dict[str, Any] = {
         "_class_name": "LatentDiffusion",
         "_library": "ldm_jax",
@@ -43,7 +44,7 @@ def _save_ours(model: LatentDiffusion, path: Path) -> dict[str, Any]:
     }
     if model.denoiser is not None:
         folder = DENOISER_FOLDERS[type(model.denoiser)]
-        save_part(model.denoiser, model.denoiser_params, path / folder)
+        save_part(model.denoiser, model.denoiser_params, path / folder, rank=rank)
         index[folder] = ["ldm_jax", type(model.denoiser).__name__]
     return index
 

@@ -137,23 +137,28 @@ def match(path: str, table: Sequence[Rule], numbers: Numbers) -> Found | None:
     return None
 
 
-def param_shapes(module: nn.Module) -> Any:
-    """The pytree of jax.ShapeDtypeStruct of a module's parameters; nothing is computed."""
-    args = module.example_inputs()  # type: ignore[attr-defined]
+def param_shapes(module: nn.Module, rank: int = 2) -> Any:
+    """The pytree of jax.ShapeDtypeStruct of a module's parameters for signals of that rank; nothing is computed."""
+    args = module.example_inputs() if rank == 2 else module.example_inputs(rank)  # type: ignore[attr-defined]
     return jax.eval_shape(lambda key: module.init(key, *args)["params"], jax.random.key(0))
 
 
 @functools.lru_cache(maxsize=64)
-def flat_shapes(module: nn.Module) -> Mapping[str, tuple[int, ...]]:
+def flat_shapes(module: nn.Module, rank: int = 2) -> Mapping[str, tuple[int, ...]]:
     """Our paths, joined by slashes, and their shapes; traced once for each config."""
-    flat: dict[tuple[str, ...], Any] = flatten_dict(param_shapes(module))
+    flat: dict[tuple[str, ...], Any] = flatten_dict(param_shapes(module, rank))
     return MappingProxyType({"/".join(path): tuple(leaf.shape) for path, leaf in flat.items()})
 
 
-def sources(module: nn.Module, table: Sequence[Rule] | None, numbers: Numbers = Numbers()) -> dict[str, Source]:  # noqa: B008
+def sources(
+    module: nn.Module,
+    table: Sequence[Rule] | None,
+    numbers: Numbers = Numbers(),  # noqa: B008
+    rank: int = 2,
+) -> dict[str, Source]:
     """Where every tensor of a module comes from; table None: our own format, each under its own path."""
     result, owner = {}, {}
-    for path, shape in flat_shapes(module).items():
+    for path, shape in flat_shapes(module, rank).items():
         found = Found((path,)) if table is None else match(path, table, numbers)
         if found is None:
             raise InputError(f"model: no rule of the name map has {path}")

@@ -78,7 +78,10 @@ def open_part(folder: str | Path, variant: str | None = None) -> Opened:
         fields = {field.name for field in dataclasses.fields(config_class)}
         config = from_tree(config_class, {k: v for k, v in record.items() if k in fields}, f"{folder.name}.")
         module = module_class(config)  # type: ignore[call-arg]
-        return Opened(module, tensors, sources(module, None), (), str(path))
+        rank = record.get("rank", 2)
+        if rank not in (1, 2, 3):
+            raise InputError(f"{folder.name}.rank: {rank!r} must be 1, 2 or 3")
+        return Opened(module, tensors, sources(module, None, rank=rank), (), str(path))
     return open_published(FORMATS[name], record, tensors, str(path), folder.name)
 
 
@@ -127,9 +130,12 @@ def load_part(
     return opened.module, read_params(opened, dtype, sharding, ignore)
 
 
-def save_part(module: nn.Module, params: Any, folder: str | Path, extra: dict[str, Any] | None = None) -> None:
+def save_part(
+    module: nn.Module, params: Any, folder: str | Path, extra: dict[str, Any] | None = None, rank: int = 2
+) -> None:
     """Writes a module and its parameters into `folder`; `extra` goes into config.json beside the config's fields.
 
+    rank: of the signals that it is for, 2 for images; other ranks have no published format.
     The folder is diffusers' (or transformers') wherever they have exactly this network, our own format elsewhere. A
     transformer with `scan` is saved in the plain layout, one block after the other, and loads as one without.
     """
@@ -139,10 +145,11 @@ def save_part(module: nn.Module, params: Any, folder: str | Path, extra: dict[st
     if getattr(config, "scan", False):
         config = models.with_compute(config, scan=False)
         module, params = type(module)(config), models.unstack_blocks(params)  # type: ignore[call-arg]
-    published = format_of(module)
+    published = format_of(module) if rank == 2 else None
     if published is None:
         record = {"_class_name": f"ldm_jax.{type(module).__name__}", **dataclasses.asdict(config)}
-        wanted, weights, metadata = sources(module, None), WEIGHTS, {"format": "flax"}
+        record |= {} if rank == 2 else {"rank": rank}
+        wanted, weights, metadata = sources(module, None, rank=rank), WEIGHTS, {"format": "flax"}
     else:
         record = published.write(config) or {}
         if "model_type" not in record:
