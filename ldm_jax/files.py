@@ -42,8 +42,8 @@ def check_room(path: Path, size: int, *, field: str = "out") -> None:
 
 
 def megabytes(size: int) -> str:
-    """A number of bytes as people say it: "12 MB", at least 1 MB."""
-    return f"{max(round(size / 1e6), 1):,} MB"
+    """A number of bytes as people say it: "12 MB", "0.3 MB"."""
+    return f"{size / 1e6:,.0f} MB" if size >= 1e7 else f"{size / 1e6:.1f} MB"
 
 
 @contextmanager

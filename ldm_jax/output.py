@@ -18,6 +18,8 @@ from ldm_jax.errors import InputError
 from ldm_jax.files import check_file, check_folder, check_room, whole
 
 METADATA = "metadata.jsonl"
+BLOCK = 4096
+"""Bytes that a small file takes at least."""
 LARGEST_GRID = 89_000_000
 """Pixels of a picture; programs that open pictures refuse or warn of larger ones."""
 
@@ -83,7 +85,7 @@ def check_size(path: Path, num: int, shape: tuple[int, int, int], columns: int) 
         columns = min(columns, num)
         size = f"{columns * w:,} x {-(-num // columns) * h:,}"
         raise InputError(f"out: a picture of {num:,} images would have {size} pixels; name an .npz or a folder")
-    check_room(path, num * h * w * c)
+    check_room(path, num * (h * w * c + (0 if path.suffix else BLOCK)))
 
 
 def write_output(path: Path, batches: Iterable[UInt8[np.ndarray, "b h w c"]], told: Told, columns: int) -> Path:

@@ -82,7 +82,7 @@ def test_a_conversion_that_fails_leaves_nothing(trained, tmp_path, monkeypatch, 
     assert capfd.readouterr().err == "convert: error: No space left on device\n"
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 9))
-    assert "dst needs about 1 MB, 1 MB are free" in refused([trained / "model" / "vae", tmp_path / "dst"], capfd)
+    assert "dst needs about 0.0 MB, 0.0 MB are free" in refused([trained / "model" / "vae", tmp_path / "dst"], capfd)
 
 
 def test_inspect_a_run(trained, capfd):

@@ -1,6 +1,7 @@
 """sample.py as a user types it, in this process."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -248,6 +249,28 @@ def test_ctrl_c_keeps_the_pictures_that_are_finished(trained, tmp_path, monkeypa
         assert run("sample", [str(trained), "--num", "50", "--out", str(tmp_path / name)]) == 130
         assert capfd.readouterr().err == "sample: interrupted\n"
     assert [p.name for p in tmp_path.iterdir()] == ["many"]
+
+
+def test_a_disk_that_fills_up(trained, tmp_path, monkeypatch, capfd):
+    write = ldm_jax.images.write_png
+
+    def filling(path, image, **settings):
+        if path.name == "000002.png":
+            raise OSError(28, "No space left on device", str(path))
+        write(path, image, **settings)
+
+    monkeypatch.setattr("ldm_jax.images.write_png", filling)
+    out = tmp_path / "many"
+    args = [str(trained), "--num", "4", "--steps", "1"]
+    assert run("sample", [*args, "--out", str(out)]) == 1
+    assert capfd.readouterr() == ("", f"sample: error: No space left on device: {out / '000002.png'}\n")
+    assert sorted(p.name for p in out.iterdir()) == ["000000.png", "000001.png", "metadata.jsonl"]
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=9_999))
+    for name, size in (("x.npz", "0.0 MB"), ("folder", "0.1 MB")):
+        assert f"{name} needs about {size}, 0.0 MB are free" in refused(
+            [*args, "--num", "20", "--out", str(tmp_path / name)], capfd
+        )
 
 
 def test_only_a_picture_is_limited_to_some_classes(tmp_path, capfd):

@@ -46,8 +46,8 @@ def test_a_disk_without_room(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=3_000_000))
     with pytest.raises(InputError) as caught:
         check_room(tmp_path / "a" / "x.npz", 12_345_678)
-    assert str(caught.value) == f"out: {tmp_path / 'a' / 'x.npz'} needs about 12 MB, 3 MB are free"
-    assert (megabytes(0), megabytes(1_234_567_890)) == ("1 MB", "1,235 MB")
+    assert str(caught.value) == f"out: {tmp_path / 'a' / 'x.npz'} needs about 12 MB, 3.0 MB are free"
+    assert (megabytes(300_000), megabytes(1_234_567_890)) == ("0.3 MB", "1,235 MB")
 
 
 def test_a_file_is_whole_or_not_there(tmp_path):

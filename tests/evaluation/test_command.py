@@ -223,6 +223,25 @@ def write(path, **arrays):
         ([*COMMON, "--metrics", "fid", "--weights", "inception=nowhere.pth"], "nowhere.pth does not exist"),
         ([*COMMON, "--metrics", "fid", "--weights", "vgg=a.pth"], "weights: 'vgg' must be one of inception, effnet"),
         ([*COMMON, "--out", "report.txt"], "must end in .json"),
+        ([*COMMON, "--out", "/proc/nowhere/r.json"], "out: /proc/nowhere can't be written"),
+        ([*COMMON, "--out", "text.npz/r.json"], "out: text.npz can't be written"),
+        (
+            [*COMMON, "--save-reference", "one.npz"],
+            "save-reference: one.npz exists; name another file, or add --overwrite",
+        ),
+        ([*COMMON, "--save-reference", "/proc/nowhere/r.npz"], "save-reference: /proc/nowhere can't be written"),
+        ([*COMMON, "--guidance", "nan"], "guidance: nan must be a finite number"),
+        ([*COMMON, "--sweep", "guidance=1,inf"], "sweep: '1,inf' must be finite numbers"),
+        (
+            [*COMMON, "--seed", "18446744073709551616"],
+            "seed: 18446744073709551616 must be at most 18446744073709551615",
+        ),
+        ([*COMMON, "--reference-num", "1"], "reference_num: 1 must be at least 2"),
+        ([*COMMON, "--steps", "5"], "steps: 5 can't be used, SAMPLES holds samples, drawn already; leave it out"),
+        ([*COMMON, "--seed", "0"], "seed: 0 can't be used, SAMPLES holds samples"),
+        ([*COMMON, "--guidance", "2"], "guidance: 2.0 can't be used, SAMPLES holds samples"),
+        ([*COMMON, "--sampler", "euler"], "sampler: euler can't be used, SAMPLES holds samples"),
+        ([*COMMON, "--label-policy", "random"], "label_policy: random can't be used, SAMPLES holds samples"),
         ([*COMMON, "--rounding", "up"], "--rounding"),
         ([*COMMON, "--save-reference", "a.npz", "--metrics", "is"], "save-reference: name a Fréchet distance"),
     ],
@@ -239,7 +258,7 @@ def test_what_is_wrong_in_one_line(args, words, samples, tmp_path, monkeypatch, 
     before = sorted(tmp_path.iterdir())
     assert run("evaluate", [samples, *args]) == 2
     out, err = capfd.readouterr()
-    assert words in err
+    assert words.replace("SAMPLES", samples) in err
     assert err.startswith("evaluate: error: ") and err.count("\n") == 1
     assert out == ""
     assert sorted(tmp_path.iterdir()) == before
@@ -322,6 +341,8 @@ def test_an_autoencoder_alone(trained, tmp_path, capfd):
     capfd.readouterr()
     assert run("evaluate", [str(tmp_path / "model"), *COMMON, "--metrics", "fid"]) == 2
     assert "fid needs samples" in capfd.readouterr().err
+    assert run("evaluate", [str(tmp_path / "model"), *COMMON, "--steps", "5"]) == 2
+    assert "steps: 5 can't be used" in capfd.readouterr().err
 
 
 def test_label_policies(trained):
