@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from ldm_jax import seeds
 from ldm_jax.cache import Latents, encode_all, tell_all, weights_hash
 from ldm_jax.config import Config
 from ldm_jax.errors import InputError
@@ -113,7 +114,7 @@ class Run:
         barrier("model saved")
 
     def _key(self, purpose: int) -> jax.Array:
-        return jax.random.fold_in(jax.random.key(self.config.seed), purpose)
+        return jax.random.fold_in(seeds.key(self.config.seed), purpose)
 
     def _fit(self, stage: Stage, purpose: int) -> Params:
         return fit(stage, self.workdir, self.config.parallel, self._key(purpose))[0]
@@ -174,6 +175,7 @@ class Run:
             self.config.data.batch_size,
             Shuffle(self.config.seed + SHUFFLE, loader.process_index, loader.process_count),
             self._key(TEST),
+            seed=self.config.seed,
             given=given,
             inputs=inputs,
         )

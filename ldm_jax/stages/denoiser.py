@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
+from ldm_jax import seeds
 from ldm_jax.cache import Latents, Told, encode_moments, mean_and_logvar, place_of
 from ldm_jax.cache.told import tell
 from ldm_jax.conditions import Condition, LabelCondition
@@ -73,17 +74,19 @@ class DenoiserStage:
         shuffle: Shuffle,
         key: Array,
         *,
+        seed: int = 0,
         given: Params = None,
         inputs: Mapping[str, str] | None = None,
     ):
         """model: all parts but the denoiser; module: the denoiser as it is trained; given: its parameters at first.
 
-        key: of the times and noise at which examples are judged, and of the pictures.
+        key: of the times and noise at which examples are judged; seed: of the pictures.
         """
         self.training, self.model, self.saved = training, model, module
         self.module = computed(module, training, scan=True)
         self.scanned = getattr(self.module.config, "scan", False)
         self.latents, self.told, self.judged, self.shuffle, self.key = latents, told, judged, shuffle, key
+        self.seed = seed
         self.batch_size, self.inputs = batch_size, dict(inputs or {})
         self.optimizer, self.frozen = self._optimizer(), None
         self.given = stack_blocks(given) if given is not None and self.scanned else given
@@ -149,7 +152,7 @@ class DenoiserStage:
             return Evaluation(numbers)
         columns = min(model.num_classes or 8, 16)
         num = columns * min(max(80 // columns, 2), 10)
-        key = jax.random.key(self.shuffle.seed)
+        key = seeds.key(self.seed)
         if all(isinstance(condition, LabelCondition) for condition in model.conditions):
             return Evaluation(numbers, model.sample(key, num=num), columns)
         few = jax.tree.map(lambda leaf: leaf[:16], self._judged[0]["conditions"])
