@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import numpy as np
 
-from ldm_jax import seeds
-from ldm_jax.cache import Latents, encode_all, tell_all, weights_hash
+from ldm_jax.cache import Latents
 from ldm_jax.config import Config
 from ldm_jax.errors import InputError
+from ldm_jax.experiment.building import (
+    AUTOENCODER,
+    DENOISER,
+    autoencoder_stage,
+    denoiser_stage,
+    first_stage_model,
+    key_for,
+    latents_of,
+)
 from ldm_jax.experiment.parts import Parts, assemble, read_base
-from ldm_jax.experiment.workdir import Lock, dumped, keep_given, prepare
-from ldm_jax.mesh import AXIS
-from ldm_jax.models import Discriminator, make_denoiser
+from ldm_jax.experiment.workdir import Lock, keep_given, prepare
 from ldm_jax.pipeline import LatentDiffusion
 from ldm_jax.pipeline.layouts import DENOISER_FOLDERS
 from ldm_jax.pretrained.lpips import load_lpips
 from ldm_jax.processes import barrier, main_process
 from ldm_jax.stages import AutoencoderTraining, DenoiserTraining
 from ldm_jax.stages.adapter import AdapterStage
-from ldm_jax.stages.autoencoder import AutoencoderStage
-from ldm_jax.stages.computing import computed
-from ldm_jax.stages.denoiser import DenoiserStage, Shuffle
-from ldm_jax.stages.held_out import held_out
 from ldm_jax.training.loop import fit, picture_path
 from ldm_jax.training.stage import Params, Stage
 
 StageName = Literal["autoencoder", "denoiser", "all"]
-
-AUTOENCODER, DENOISER, SHUFFLE, TEST = range(4)
-"""The purposes of randomness: keys are the seed folded with one of these."""
 
 
 def check_devices(config: Config) -> None:
@@ -69,14 +67,14 @@ class Run:
         self._check_order(stage)
         with Lock(self.workdir):
             params = self._autoencoder()
-            latents = self._latents(params)
-            model = self._model(params, latents)
+            latents = latents_of(self.parts, params, self.workdir)
+            model = first_stage_model(self.parts, params, latents)
             denoising = self.config.stage(DenoiserTraining)
             if stage == "autoencoder" or denoising is None:
                 if not any((self.workdir / "model" / folder).exists() for folder in DENOISER_FOLDERS.values()):
                     self._save(model)
                 return self._picture(AutoencoderTraining)
-            self._denoiser(model, latents, denoising)
+            self._denoiser(model, latents)
             return self._picture(DenoiserTraining)
 
     def _check_order(self, stage: StageName) -> None:
@@ -113,72 +111,18 @@ class Run:
             model.save(self.workdir / "model")
         barrier("model saved")
 
-    def _key(self, purpose: int) -> jax.Array:
-        return jax.random.fold_in(seeds.key(self.config.seed), purpose)
-
     def _fit(self, stage: Stage, purpose: int) -> Params:
-        return fit(stage, self.workdir, self.config.parallel, self._key(purpose))[0]
+        return fit(stage, self.workdir, self.config.parallel, key_for(self.config, purpose))[0]
 
     def _autoencoder(self) -> Params:
         """The autoencoder's parameters, trained or as they were given."""
-        base, training = self.parts.base, self.config.stage(AutoencoderTraining)
-        if training is None:
-            return base.autoencoder_params
-        discriminator = Discriminator(training.discriminator) if training.loss.adversarial_weight else None
-        stage = AutoencoderStage(
-            training,
-            computed(base.autoencoder, training),
-            None if discriminator is None else computed(discriminator, training),
-            [(computed(network, training), params) for network, params in self.perceptual],
-            self.parts.loader,
-            held_out(self.parts.loader, self.parts.test),
-            axis_name=AXIS if self.config.parallel == "pmap" else None,
-            given=base.autoencoder_params,
-        )
-        return self._fit(stage, AUTOENCODER)["autoencoder"]
+        if self.config.stage(AutoencoderTraining) is None:
+            return self.parts.base.autoencoder_params
+        return self._fit(autoencoder_stage(self.parts, self.perceptual), AUTOENCODER)["autoencoder"]
 
-    def _latents(self, params: Params) -> Latents:
-        loader, data = self.parts.loader, self.config.data
-        where = self.workdir / "latents", self.parts.base.autoencoder, params, loader
-        return encode_all(*where, dumped(self.config), data.batch_size, dtype=data.latents)
-
-    def _model(self, params: Params, latents: Latents) -> LatentDiffusion:
-        """All parts but the denoiser."""
-        base, config = self.parts.base, self.config
-        parts: dict[str, Any] = {"autoencoder": base.autoencoder, "autoencoder_params": params}
-        parts |= {
-            "process": config.process,
-            "conditions": self.parts.conditions,
-            "shape": tuple(self.parts.loader.shape),
-        }
-        if base.model is not None:
-            # Its denoiser knows latents that are normalised as they came.
-            return dataclasses.replace(base.model, **parts)
-        return LatentDiffusion(latent_mean=latents.mean, latent_std=latents.std, sampling=config.sampling, **parts)
-
-    def _denoiser(self, model: LatentDiffusion, latents: Latents, training: DenoiserTraining) -> None:
+    def _denoiser(self, model: LatentDiffusion, latents: Latents) -> None:
         """Trains the denoiser, and writes the model, or the adapters alone."""
-        base, loader = self.parts.base, self.parts.loader
-        module, given = base.denoiser or (make_denoiser(self.config.denoiser), None)  # type: ignore[arg-type]
-        conditions = self.workdir / "conditions"
-        kind = DenoiserStage if training.adapter is None else AdapterStage
-        inputs = {"autoencoder": weights_hash(model.autoencoder_params), "latents": latents.digest}
-        if training.adapter is not None:
-            inputs["denoiser"] = weights_hash(given)
-        stage = kind(
-            training,
-            model,
-            module,
-            latents,
-            {c.name: tell_all(conditions / c.name, c, loader, dumped(self.config)) for c in self.parts.conditions},
-            held_out(loader, self.parts.test),
-            self.config.data.batch_size,
-            Shuffle(self.config.seed + SHUFFLE, loader.process_index, loader.process_count),
-            self._key(TEST),
-            seed=self.config.seed,
-            given=given,
-            inputs=inputs,
-        )
+        stage = denoiser_stage(self.parts, model, latents, self.workdir)
         params = self._fit(stage, DENOISER)
         if isinstance(stage, AdapterStage):
             if main_process():

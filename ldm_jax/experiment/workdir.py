@@ -134,6 +134,6 @@ def _link(source: str, target: str) -> str:
     return target
 
 
-def dumped(config: Config) -> str:
+def identity(config: Config) -> str:
     """What tells the training data of an experiment from others', as JSON."""
     return json.dumps({"source": config.data.source, "limit": config.data.limit})

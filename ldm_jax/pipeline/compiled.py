@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from ldm_jax.models import (
 from ldm_jax.models.tiling import sliced, tiled
 from ldm_jax.pipeline.devices import shared
 from ldm_jax.pipeline.recipe import Recipe
+from ldm_jax.tasks import Task
 
 FirstStage = Autoencoder | VQAutoencoder | FSQAutoencoder | TinyAutoencoder
 Denoiser = DiT | UNet | MMDiT
@@ -87,7 +88,7 @@ def decode_batch(
     return shared(decode, mesh, params, z * expand_channels(std, z) + expand_channels(mean, z))
 
 
-@partial(jax.jit, static_argnames=("module", "recipe", "rule", "shape", "mesh"))
+@partial(jax.jit, static_argnames=("module", "recipe", "rule", "task", "shape", "mesh"))
 def sample_batch(
     params: Any,
     keys: Array,
@@ -95,19 +96,21 @@ def sample_batch(
     cond: Conditioning,
     null: Conditioning | None,
     guidance: Array,
+    arrays: Mapping[str, Array],
     *,
     module: Denoiser,
     recipe: Recipe,
     rule: GuidanceChoice,
+    task: Task,
     shape: tuple[int, ...],
     mesh: Mesh | None,
 ) -> Array:
     """Latents [b *shape], one for each of keys [b]; null: what guidance leads away from, None for no guidance.
 
-    guidance: scales [b].
+    guidance: scales [b]. arrays [b ...]: what the task takes besides noise.
     """
-    draw = partial(_draw, module, recipe, rule, shape)
-    return shared(draw, mesh, params, keys, noise, cond, null, guidance)
+    draw = partial(_draw, module, recipe, rule, task, shape)
+    return shared(draw, mesh, params, keys, noise, cond, null, guidance, arrays)
 
 
 def denoiser(
@@ -137,6 +140,7 @@ def _draw(
     module: Denoiser,
     recipe: Recipe,
     rule: GuidanceChoice,
+    task: Task,
     shape: tuple[int, ...],
     params: Any,
     keys: Array,
@@ -144,6 +148,7 @@ def _draw(
     cond: Conditioning,
     null: Conditioning | None,
     guidance: Array,
+    arrays: Mapping[str, Array],
 ) -> Array:
     """What one device does: the whole reverse process of its part of the batch."""
     plan = recipe.plan()
@@ -151,4 +156,4 @@ def _draw(
     start, steps_keys = (jax.vmap(jax.random.fold_in, (0, None))(keys, i) for i in range(2))
     if noise is None:
         noise = samplers.normal(start, jnp.zeros((len(keys), *shape)))
-    return samplers.sample(guided, plan.sampler, plan.schedule, plan.grid, plan.initial(noise), steps_keys)
+    return task.draw(guided, plan, noise, arrays, steps_keys)

@@ -31,6 +31,8 @@ from ldm_jax.pipeline.compiled import (
 )
 from ldm_jax.pipeline.devices import dividing, mesh_of, split
 from ldm_jax.pipeline.recipe import AnySampler, Recipe, Sampling, Scheduler, sampler_named
+from ldm_jax.pipeline.uses import Uses
+from ldm_jax.tasks import Generate, Task
 
 Signals = Float[Array | np.ndarray, "b ... c"]
 
@@ -41,7 +43,7 @@ def rows(tree: Any, place: np.ndarray) -> Any:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LatentDiffusion:
+class LatentDiffusion(Uses):
     """A trained model, ours or a published one; every method is a pure function of its fields and arguments."""
 
     autoencoder: FirstStage
@@ -165,6 +167,8 @@ class LatentDiffusion:
         output: Literal["images", "latents"] = "images",
         tile: int = 0,
         told: Told | None = None,
+        task: Task = Generate(),  # noqa: B008
+        arrays: Mapping[str, Any] | None = None,
         **given: Any,
     ) -> Any:
         """Images uint8 [n h w c]; image i depends on the key, i and its condition alone, not on n or batch_size.
@@ -180,7 +184,8 @@ class LatentDiffusion:
         cond, null: embeddings of one's own, as `model.text` gives them, for both branches of guidance. latents: the
         initial noise, standard normal, in place of that drawn from the key. height, width: of the images. compat:
         "diffusers" retraces a published scheduler with its quirks, see `ldm_jax.pretrained.schedulers`. tile: see
-        `decode`. told: what `tell` gave, in place of all that is asked for. output: "latents" are normalised and not
+        `decode`. told: what `tell` gave, in place of all that is asked for. task, arrays [n ...]:
+        another way of drawing, see `ldm_jax.tasks`, and what it takes. output: "latents" are normalised and not
         decoded. Signals that are no pictures are floats in [-1, 1].
         """
         if output not in ("images", "latents"):
@@ -189,7 +194,7 @@ class LatentDiffusion:
         asked = tell(self, size, cond, null, guidance, given) if told is None else told
         n = number_of(num, latents, asked)
         out = []
-        for z, kept in self._batches(key, n, asked, recipe, size, batch_size, first, latents):
+        for z, kept in self._batches(key, n, asked, recipe, size, batch_size, first, latents, task, arrays or {}):
             if isinstance(z, Tracer):
                 return z if output == "latents" else self.decode(z, tile=tile)
             if not np.isfinite(np.asarray(z[:kept])).all():
@@ -260,6 +265,8 @@ class LatentDiffusion:
         batch_size: int,
         first: int,
         latents: Any,
+        task: Task,
+        arrays: Mapping[str, Any],
     ) -> Iterator[tuple[Array, int]]:
         """Latents of one batch after the other, and how many of them are wanted."""
         if type(batch_size) is not int or batch_size < 1:
@@ -275,7 +282,7 @@ class LatentDiffusion:
             # The last batch is filled up and cut, so that every batch has the one compiled shape.
             place = np.minimum(np.arange(begin, begin + batch_size), n - 1)
             keys = key[place] if key.shape else jax.vmap(jax.random.fold_in, (None, 0))(key, place + first)
-            noise = rows(latents, place)
+            noise, own = rows((latents, dict(arrays)), place)
             cond, null, guidance = rows((asked.cond, asked.null, asked.guidance), place + first)
             z = sample_batch(
                 self.denoiser_params,
@@ -284,9 +291,11 @@ class LatentDiffusion:
                 cond,
                 null,
                 guidance,
+                own,
                 module=self.denoiser,
                 recipe=recipe,
                 rule=self.sampling.rule,
+                task=task,
                 shape=(*size.space, size.channels),
                 mesh=mesh,
             )

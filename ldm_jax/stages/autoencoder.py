@@ -76,7 +76,8 @@ class AutoencoderStage:
 
     def init(self, key: Array, given: Params) -> Params:
         start = None if given is None else given["autoencoder"]
-        return init_first_stage(self.module, self.discriminator, self.training.loss, key, start)
+        rank = len(self.loader.shape) - 1
+        return init_first_stage(self.module, self.discriminator, self.training.loss, key, start, rank)
 
     def batches(self, start: int, stop: int) -> Iterator[tuple[int, Batch]]:
         for k, batch in self.loader.iterate(start, stop):

@@ -7,6 +7,7 @@ backward pass holds both gradients, and one step of one optimiser (see `first_st
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -34,20 +35,29 @@ LAST_LAYER = ("decoder", "conv_out", "kernel")
 
 
 def init_first_stage(
-    module: Any, discriminator: Discriminator | None, config: AutoencoderLoss, key: Array, start: Params | None = None
+    module: Any,
+    discriminator: Discriminator | None,
+    config: AutoencoderLoss,
+    key: Array,
+    start: Params | None = None,
+    rank: int = 2,
 ) -> Params:
     """{"autoencoder": ...} with "discriminator" and "statistics" where the loss has them.
 
-    start: the autoencoder's parameters, where they are given and not drawn.
+    start: the autoencoder's parameters, where they are given and not drawn. rank: of the signals, 2 for images.
     """
     ae_key, disc_key = jax.random.split(key)
-    own = module.init(ae_key, *module.example_inputs())["params"] if start is None else jax.tree.map(jnp.asarray, start)
+    own = (
+        module.init(ae_key, *module.example_inputs(rank))["params"]
+        if start is None
+        else jax.tree.map(jnp.asarray, start)
+    )
     params = {"autoencoder": own}
     statistics: dict[str, Any] = {}
     if isinstance(module, VQAutoencoder) and config.codebook == "ema":
         statistics["codebook"] = codebook_statistics(own["codebook"], config)
     if discriminator is not None:
-        params["discriminator"] = discriminator.init(disc_key, *discriminator.example_inputs())["params"]
+        params["discriminator"] = discriminator.init(disc_key, *discriminator.example_inputs(rank))["params"]
         if config.lecam_weight:
             statistics["logits"] = {"real": jnp.zeros(()), "fake": jnp.zeros(())}
     return params | ({"statistics": statistics} if statistics else {})
@@ -78,17 +88,8 @@ def autoencoder_loss(
         elements = x[0].size
         scale = float(elements) if config.reduction == "sum" else 1.0
 
-        def wanted(out: Array, x: Array) -> tuple[Float[Array, "b"], Metrics]:
-            """Reconstruction and perception of the decoder's output."""
-            image = module.output(out)
-            terms = {"reconstruction": reconstruction(config, out, image, x)}
-            total = terms["reconstruction"]
-            if perceptual:
-                distances = [apply(m, p, image, x) for m, p in zip(perceptual, frozen["perceptual"], strict=True)]
-                terms["lpips"] = jnp.stack(distances).sum(axis=0)
-                total = total + config.perceptual_weight * terms["lpips"]
-            return scale * total, terms
-
+        networks = list(zip(perceptual, frozen["perceptual"], strict=True)) if perceptual else []
+        wanted = partial(_wanted, module, config, networks, scale)
         codes, penalty, metrics = bottleneck(
             module, params, apply(module, own, x, method="encode"), keys, config, elements, axis_name
         )
@@ -118,6 +119,19 @@ def autoencoder_loss(
         return total + scale * penalty + adversarial, metrics
 
     return loss_fn
+
+
+def _wanted(
+    module: Any, config: AutoencoderLoss, perceptual: Sequence[tuple[LPIPS, Params]], scale: float, out: Array, x: Array
+) -> tuple[Float[Array, "b"], Metrics]:
+    """Reconstruction and perception of the decoder's output, times `scale`, and the numbers to record."""
+    image = module.output(out)
+    terms = {"reconstruction": reconstruction(config, out, image, x)}
+    total = terms["reconstruction"]
+    if perceptual:
+        terms["lpips"] = jnp.stack([apply(network, params, image, x) for network, params in perceptual]).sum(axis=0)
+        total = total + config.perceptual_weight * terms["lpips"]
+    return scale * total, terms
 
 
 def reconstruction(config: AutoencoderLoss, out: Array, image: Array, x: Array) -> Float[Array, "b"]:
@@ -181,17 +195,20 @@ def _adversarial(
     path = (gradient * (out - still)).reshape(len(out), -1).sum(axis=1)
     generator = lax.stop_gradient(each + seen_weight * adversarial) + path
 
-    fake_image = module.output(still)
+    discriminated, own = _discriminator_terms(params, judge, x, module.output(still), config)
+    weighted = {"adversarial": adversarial, "adversarial_weight": jnp.broadcast_to(weight, adversarial.shape)}
+    return generator, discriminated, terms | weighted | own
+
+
+def _discriminator_terms(
+    params: Params, judge: Any, x: Array, fake_image: Array, config: AutoencoderLoss
+) -> tuple[Float[Array, "b"], Metrics]:
+    """The discriminator's loss with its regularisers, and the numbers to record; judge(params, images) -> logits."""
     real = judge(params["discriminator"], x)
     fake = judge(params["discriminator"], fake_image)
     discriminated = discriminator_loss(config.adversarial, real, fake)
-    terms |= {
-        "adversarial": adversarial,
-        "adversarial_weight": jnp.broadcast_to(weight, adversarial.shape),
-        "discriminator": discriminated,
-        "logits_real": per_example(real),
-        "logits_fake": per_example(fake),
-    }
+    logits = {"logits_real": per_example(real), "logits_fake": per_example(fake)}
+    terms: Metrics = {"discriminator": discriminated, **logits}
     if config.lecam_weight:
         averages = params["statistics"]["logits"]
         anchors = lax.stop_gradient((averages["real"], averages["fake"]))
@@ -203,4 +220,4 @@ def _adversarial(
     if config.r1_weight:
         terms["r1"] = r1(lambda images: judge(params["discriminator"], images), x)
         discriminated = discriminated + config.r1_weight * terms["r1"]
-    return generator, discriminated, terms
+    return discriminated, terms
