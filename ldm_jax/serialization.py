@@ -235,7 +235,7 @@ def _set_member(tree: Tree, head: str, kinds: Sequence[type], rest: str, words: 
     members: list[Tree] = tree[head]
     each = [_kind_of(member, kinds) for member in members]
     if not rest:
-        chosen = [kind_named(kinds, word, whole) for word in words if word != "none"]
+        chosen = [kind_named(kinds, word, _flag(whole)) for word in words if word != "none"]
         kept = dict(zip(each, members, strict=True))
         tree[head] = [kept.get(kind) or {"type": kind.__name__, **to_tree(kind())} for kind in chosen]
         return
@@ -251,7 +251,7 @@ def _set_member(tree: Tree, head: str, kinds: Sequence[type], rest: str, words: 
 
 def _switched(kinds: Sequence[type], old: Any, words: Sequence[str], whole: str) -> Any:
     """The section's tree as another kind, with the fields that both have."""
-    kind = kind_named(kinds, _one(words, whole), whole)
+    kind = kind_named(kinds, _one(words, whole), _flag(whole))
     before = _kind_of(old, kinds) if isinstance(old, dict) else None
     if before is kind:
         return old
@@ -277,9 +277,13 @@ def suggest(error: InputError, value: Any) -> InputError:
     return InputError(f"{error}" + (f" (perhaps {near[0]}?)" if near else "; --help lists them"))
 
 
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
 def _one(words: Sequence[str], name: str) -> str:
     if len(words) != 1:
-        raise InputError(f"--{name}: expected one value" + (f", not {len(words)}" if words else ""))
+        raise InputError(f"{_flag(name)}: expected one value" + (f", not {len(words)}" if words else ""))
     return words[0]
 
 
@@ -290,7 +294,7 @@ def _typed(hint: Any, words: Sequence[str], name: str) -> Any:
         parts = words[0].split(",") if len(words) == 1 and "," in words[0] else list(words)
         kinds = [args[0]] * len(parts) if args[-1] is Ellipsis else list(args)
         if len(kinds) != len(parts):
-            raise InputError(f"--{name}: {' '.join(words)!r} must be {len(kinds)} values")
+            raise InputError(f"{_flag(name)}: {' '.join(words)!r} must be {len(kinds)} values")
         return [_typed(kind, [part], name) for kind, part in zip(kinds, parts, strict=True)]
     word = _one(words, name)
     if origin in (typing.Union, types.UnionType):
@@ -299,14 +303,14 @@ def _typed(hint: Any, words: Sequence[str], name: str) -> Any:
         return _typed(next(arg for arg in args if arg is not type(None)), words, name)
     if hint is bool:
         if word.lower() not in ("true", "false"):
-            raise InputError(f"--{name}: {word!r} must be True or False")
+            raise InputError(f"{_flag(name)}: {word!r} must be True or False")
         return word.lower() == "true"
     if hint in (int, float):
         try:
             return hint(word)
         except ValueError:
             what = "a whole number" if hint is int else "a number"
-            raise InputError(f"--{name}: {word!r} must be {what}") from None
+            raise InputError(f"{_flag(name)}: {word!r} must be {what}") from None
     return word
 
 

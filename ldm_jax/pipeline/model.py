@@ -34,7 +34,7 @@ from ldm_jax.pipeline.recipe import AnySampler, Recipe, Sampling, Scheduler, sam
 from ldm_jax.pipeline.uses import Uses
 from ldm_jax.tasks import Generate, Task
 
-Signals = Float[Array | np.ndarray, "b ... c"]
+Signals = Float[Array | np.ndarray, "b ... _"]
 
 
 def rows(tree: Any, place: np.ndarray) -> Any:
@@ -108,7 +108,7 @@ class LatentDiffusion(Uses):
 
     def encode(
         self, images: Signals, key: Array | None = None, *, tile: int = 0, sliced: bool = False
-    ) -> Float[Array, "b ... c"]:
+    ) -> Float[Array, "b ... _"]:
         """Signals [b *space c] to normalised latents: the posterior's mean, or with a key a sample of it.
 
         images: floats in [-1, 1], or uint8, which is converted. tile: side in pixels of the tiles that large images are
@@ -131,8 +131,8 @@ class LatentDiffusion(Uses):
         return encode_batch(self.autoencoder, params, *self._statistics(), x, key, memory, dividing(params, len(x)))
 
     def decode(
-        self, z: Float[Array | np.ndarray, "b ... c"], *, tile: int = 0, sliced: bool = False
-    ) -> Float[Array, "b ... c"]:
+        self, z: Float[Array | np.ndarray, "b ... _"], *, tile: int = 0, sliced: bool = False
+    ) -> Float[Array, "b ... _"]:
         """Normalised latents to signals in [-1, 1]; tile (in pixels) and sliced as in `encode`."""
         memory, params, z = Memory(self._tile(tile), sliced), self.autoencoder_params, jnp.asarray(z, jnp.float32)
         x = decode_batch(self.autoencoder, params, *self._statistics(), z, memory, dividing(params, len(z)))
@@ -160,7 +160,7 @@ class LatentDiffusion(Uses):
         first: int = 0,
         cond: Conditioning | None = None,
         null: Conditioning | None = None,
-        latents: Float[Any, "n ... c"] | None = None,
+        latents: Float[Any, "n ... _"] | None = None,
         height: int | None = None,
         width: int | None = None,
         compat: str | None = None,
