@@ -99,8 +99,9 @@ class Training:
         return self.decay.schedule(self.learning_rate, min(self.warmup, self.steps - 1), self.steps)
 
     def clipped(self, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-        """The optimiser after clipping by global norm."""
-        return optax.chain(optax.clip_by_global_norm(self.clip), optimizer) if self.clip else optimizer
+        """The optimiser after clipping by global norm; its state is the same with and without."""
+        clip = optax.clip_by_global_norm(self.clip) if self.clip else optax.identity()
+        return optax.chain(clip, optimizer)
 
     def make_optimizer(self) -> optax.GradientTransformation:
         """The optimiser of these settings, clipping included."""

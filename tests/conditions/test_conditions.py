@@ -63,7 +63,7 @@ def test_every_condition_has_a_row():
 
 @pytest.mark.parametrize("name", [name for name in ROWS if name != "label"])
 def test_a_condition_is_one_file_and_one_line(name):
-    """Nothing else in the package knows it by name: that is what the seam is for. (Classes are every config's default.)"""
+    """Nothing else in the package knows it by name, as the seam is for; classes are the default of every config."""
     config = type(ROWS[name].config).__name__
     known = {
         str(path.relative_to(ROOT)): len(re.findall(rf"\b{config}\b", path.read_text()))
