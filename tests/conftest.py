@@ -29,6 +29,27 @@ import gc
 import pytest
 
 ROOT = Path(__file__).parent.parent
+CORE = (
+    "test_config.py",
+    "test_configfile.py",
+    "test_seeds.py",
+    "test_files.py",
+    "data/test_order.py",
+    "data/test_loader.py",
+    "diffusion/test_grids_times.py",
+    "diffusion/test_prediction.py",
+    "stages/test_denoiser_loss.py",
+    "training/test_optimizers.py",
+    "training/test_step.py",
+)
+"""The files of `pytest -m core`."""
+
+
+def pytest_collection_modifyitems(items):
+    """Marks what CORE names."""
+    for item in items:
+        if item.path.relative_to(ROOT / "tests").as_posix() in CORE:
+            item.add_marker(pytest.mark.core)
 
 
 MAPS = Path("/proc/self/maps")

@@ -40,9 +40,10 @@ def forced(name: str) -> Iterator[None]:
 
 
 def choose(backend: str, dtype: jnp.dtype, queries: int, keys: int, head_dim: int) -> Implementation:
-    """What "auto" means: cuDNN's flash attention on a GPU in 16-bit types (it knows no others), splash attention on a
-    TPU for long sequences, XLA everywhere else."""
-    if backend == "gpu" and dtype in (jnp.bfloat16, jnp.float16) and head_dim % 8 == 0:
+    """What "auto" means: cuDNN's flash attention on a GPU where it knows the case (16-bit types, heads of at most 128
+    features, even lengths), splash attention on a TPU for long sequences, XLA everywhere else."""
+    even = queries % 2 == 0 and keys % 2 == 0
+    if backend == "gpu" and dtype in (jnp.bfloat16, jnp.float16) and head_dim % 8 == 0 and head_dim <= 128 and even:
         return "cudnn"
     return "splash" if backend == "tpu" and min(queries, keys) >= LONG else "xla"
 

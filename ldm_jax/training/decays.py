@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TypeAlias
 
+import jax.numpy as jnp
 import optax
 
 from ldm_jax.errors import InputError
@@ -97,7 +98,8 @@ class InverseSquareRoot:
     def schedule(self, peak: float, warmup: int, steps: int) -> optax.Schedule:
         """step -> learning rate."""
         start = max(warmup, 1)
-        return _warmed(peak, warmup, lambda step: peak * (start / (start + step)) ** 0.5)
+        # Schedules that are joined are asked for steps before their beginning, too.
+        return _warmed(peak, warmup, lambda step: peak * (start / (start + jnp.maximum(step, 0))) ** 0.5)
 
 
 Decay: TypeAlias = CosineDecay | LinearDecay | NoDecay | WarmupStableDecay | InverseSquareRoot
