@@ -26,6 +26,8 @@ def settings_of(
     num: int,
 ) -> dict[str, Any]:
     """Everything that the images depend on, for their files; the model's own settings are named, too."""
+    from ldm_jax.pipeline import name_of
+
     sampling = model.sampling
     settings = {
         "model": str(options.model),
@@ -38,7 +40,7 @@ def settings_of(
         "num": num,
         "steps": sampling.steps if options.steps is None else options.steps,
         "guidance": float(sampling.guidance if options.guidance is None else options.guidance),
-        "sampler": options.sampler or sampling.sampler,
+        "sampler": options.sampler or name_of(sampling.sampler),
         "height": options.height,
         "width": options.width,
         "dtype": options.dtype,

@@ -78,7 +78,9 @@ def run_lines(path: Path) -> Iterator[str]:
         if isinstance(row, dict) and isinstance(row.get("stage"), str):
             last[row["stage"]] = row
     for stage in STAGES:
-        training = config.get(f"{stage}_training")
+        # A stage's type is its name and "Training"; version 0.1 had a section of its own for each.
+        known = [s for s in config.get("stages", ()) if str(s.get("type", "")).lower() == f"{stage}training"]
+        training = known[0] if known else config.get(f"{stage}_training")
         goal = training.get("steps") if isinstance(training, dict) else None
         row = last.get(stage)
         kept = sorted(int(p.name) for p in (path / stage).glob("[0-9]*") if p.name.isdecimal())
@@ -95,12 +97,22 @@ def run_lines(path: Path) -> Iterator[str]:
 def index_lines(path: Path) -> Iterator[str]:
     """What model_index.json says beside the names of the parts."""
     for name, value in _object(path).items():
-        if name == "class_names" or name == "id2label":
+        if name == "conditions":
+            yield from (f"{INDENT}condition: {_condition(entry)}" for entry in value)
+        elif name == "class_names" or name == "id2label":
             names = list(value.values() if isinstance(value, dict) else value)
             shown = ", ".join(map(str, names[:10])) + (", ..." if len(names) > 10 else "")
             yield f"{INDENT}classes: {len(names)}{f' ({shown})' if names else ''}"
         elif not isinstance(value, list) and not (name.startswith("_") and name != "_class_name"):
             yield f"{INDENT}{name.lstrip('_')}: {_flat(value)}"
+
+
+def _condition(entry: dict[str, Any]) -> str:
+    """A condition in one line, its classes counted."""
+    names = entry.get("class_names")
+    rest = {name: value for name, value in entry.items() if name not in ("type", "name", "class_names")}
+    classes = f", {len(names)} classes ({', '.join(names[:10])}{', ...' if len(names) > 10 else ''})" if names else ""
+    return f"{entry.get('name', entry.get('type'))}{classes}, {_flat(rest)}"
 
 
 def part_lines(name: str, part: Opened, tensors: bool) -> tuple[int, list[str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -32,7 +32,7 @@ def tell(
     size: Size,
     cond: Conditioning | None,
     null: Conditioning | None,
-    guidance: float | Sequence[float] | None,
+    guidance: Any,
     given: Mapping[str, Any],
 ) -> Told:
     """The model's conditions asked for what was given; cond and null stand for what they would say.
@@ -116,7 +116,7 @@ def _refuse_unknown(model: LatentDiffusion, given: Mapping[str, Any]) -> None:
         raise InputError(f"{name}: this model takes {takes}")
 
 
-def number_of(num: int | None, latents: Any, asked: Told) -> int:
+def number_of(num: Any, latents: Any, asked: Told) -> int:
     """How many images: as asked, or as many as there are things to draw from."""
     if num is None:
         rows = [len(leaf) for leaf in jax.tree.leaves(asked.cond)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,8 +33,6 @@ from ldm_jax.pipeline.devices import dividing, mesh_of, split
 from ldm_jax.pipeline.recipe import AnySampler, Recipe, Sampling, Scheduler, sampler_named
 from ldm_jax.pipeline.uses import Uses
 from ldm_jax.tasks import Generate, Task
-
-Signals = Float[Array | np.ndarray, "b ... _"]
 
 
 def rows(tree: Any, place: np.ndarray) -> Any:
@@ -107,7 +105,7 @@ class LatentDiffusion(Uses):
         return self.denoiser.config.in_channels - len(self.latent_mean) if self.denoiser else 0
 
     def encode(
-        self, images: Signals, key: Array | None = None, *, tile: int = 0, sliced: bool = False
+        self, images: Any, key: Array | None = None, *, tile: int = 0, sliced: bool = False
     ) -> Float[Array, "b ... _"]:
         """Signals [b *space c] to normalised latents: the posterior's mean, or with a key a sample of it.
 
@@ -150,19 +148,19 @@ class LatentDiffusion(Uses):
 
     def sample(
         self,
-        key: Array,
+        key: Any,
         *,
-        num: int | None = None,
-        steps: int | None = None,
-        guidance: float | Sequence[float] | None = None,
+        num: Any = None,
+        steps: Any = None,
+        guidance: Any = None,
         sampler: str | AnySampler | None = None,
-        batch_size: int = 64,
+        batch_size: Any = 64,
         first: int = 0,
         cond: Conditioning | None = None,
         null: Conditioning | None = None,
         latents: Float[Any, "n ... _"] | None = None,
-        height: int | None = None,
-        width: int | None = None,
+        height: Any = None,
+        width: Any = None,
         compat: str | None = None,
         output: Literal["images", "latents"] = "images",
         tile: int = 0,
@@ -206,7 +204,7 @@ class LatentDiffusion(Uses):
         x = self.decode(z, tile=tile)
         return to_uint8(x) if len(self.shape) == 3 and self.shape[-1] in (1, 3) else x
 
-    def recipe(self, steps: int | None = None, sampler: str | AnySampler | None = None) -> Recipe:
+    def recipe(self, steps: Any = None, sampler: str | AnySampler | None = None) -> Recipe:
         """How samples would be drawn, the model's own where None; InputError for what can't be."""
         return self._recipe(steps, sampler, None, None, None, None, {})[0]
 
@@ -305,7 +303,7 @@ class LatentDiffusion(Uses):
         self,
         cond: Conditioning | None = None,
         null: Conditioning | None = None,
-        guidance: float = 1.0,
+        guidance: Any = 1.0,
     ) -> Any:
         """denoise(z [b *space c], t) -> Estimate, as `ldm_jax.sample` takes it; guided where `null` is given.
 
@@ -318,7 +316,7 @@ class LatentDiffusion(Uses):
         cond = Conditioning() if cond is None else cond
         return denoiser(self.denoiser, recipe, self.sampling.rule, self.denoiser_params, cond, null, guidance)
 
-    def tell(self, guidance: float | None = None, **given: Any) -> Told:
+    def tell(self, guidance: Any = None, **given: Any) -> Told:
         """What the denoiser is told for labels, prompts, ...: cond and null (None: no guidance), arrays [m ...]."""
         _, size = self._recipe(None, None, None, None, None, None, given)
         return tell(self, size, None, None, guidance, given)

@@ -98,7 +98,7 @@ class Recipe:
 
     process: Process
     sampler: AnySampler
-    steps: int
+    steps: Any
     grid: GridChoice = Linspace()
     scheduler: Scheduler | None = None
     """The published scheduler, where the model has one: it gives the grid."""

@@ -26,7 +26,7 @@ class Uses:
     autoencoder: Any
     shape: tuple[int, ...]
 
-    def edit(self, key: Array, images: Any, strength: float = 0.8, **sampling: Any) -> UInt8[np.ndarray, "n h w c"]:
+    def edit(self, key: Array, images: Any, strength: Any = 0.8, **sampling: Any) -> UInt8[np.ndarray, "n h w c"]:
         """Image to image: `strength` of the way to noise and back (SDEdit), towards labels or prompts.
 
         images: [n h w c], uint8 or in [-1, 1]. strength 0 is the reconstruction, 1 what sampling from noise gives.

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks import ALL, inputs, randomised, shapes
+from small_networks import ALL, inputs, randomised, shapes
 
 from ldm_jax.errors import InputError
 from ldm_jax.models import apply, stack_blocks, unstack_blocks, with_compute

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks import AUTOENCODERS, DENOISERS, OTHERS, inputs, randomised, shapes
+from small_networks import AUTOENCODERS, DENOISERS, OTHERS, inputs, randomised, shapes
 
 from ldm_jax.errors import InputError
 from ldm_jax.models import (

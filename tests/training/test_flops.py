@@ -11,7 +11,7 @@ import pytest
 from ldm_jax.training.flops import PEAK, count_flops, peak_flops
 from ldm_jax.training.parallel import make_strategy
 from ldm_jax.training.record import Record
-from ldm_jax.training.step import TrainState, train_step
+from ldm_jax.training.step import started, train_step
 
 X, W = jnp.ones((32, 24)), jnp.ones((24, 40))
 PRODUCT = 2 * 32 * 24 * 40
@@ -67,13 +67,12 @@ def test_convolutions(stride, groups):
 def test_a_strategy_counts_one_devices_share(name):
     optimizer = optax.sgd(0.1)
 
-    def loss_fn(params, batch, keys):
+    def loss_fn(params, batch, keys, context):
         return jnp.square(batch["x"] @ params).sum(axis=1), {}
 
     step = partial(train_step, loss_fn=loss_fn, optimizer=optimizer, ema=0.9)
     strategy = make_strategy(name, step)
-    zero = jnp.zeros((), jnp.int32)
-    state = strategy.create(lambda key: TrainState(zero, W, W, optimizer.init(W)), jax.random.key(0))
+    state = strategy.create(lambda key: started(W, optimizer), jax.random.key(0))
     batch = strategy.put({"x": X, "index": jnp.arange(32, dtype=jnp.int32)})
     # Forward and the gradient of the weights.
     assert strategy.flops(state, batch, jax.random.key(0), None) == 2 * PRODUCT / 8
