@@ -92,7 +92,7 @@ def test_inspect_a_run(trained, capfd):
     assert lines[1].startswith("  autoencoder: step 8 of 8, loss ") and "; checkpoints at " in lines[1]
     assert lines[1].endswith(" 8")
     assert "    seed: 0" in lines and f"model: {trained / 'model'}" in lines
-    assert any(line.startswith("  classes: 10 (T-shirt/top, Trouser, ") for line in lines)
+    assert any(line.startswith("  condition: label, 10 classes (T-shirt/top, Trouser, ") for line in lines)
     for folder, kind in (("vae", "Autoencoder"), ("transformer", "DiT")):
         _, params = load_part(trained / "model" / folder)
         count = sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -12,7 +12,9 @@ from ldm_jax.configfile import load_config
 from ldm_jax.errors import InputError
 from tests.conftest import ROOT
 
-BEGIN = "import ldm_jax\nfrom ldm_jax.config import DataConfig, DiffusionConfig\n"
+BEGIN = (
+    "import ldm_jax\nfrom ldm_jax.config import DataConfig\nfrom ldm_jax.diffusion.time_choices import LogitNormal\n"
+)
 
 
 def body(line, before=BEGIN):
@@ -24,13 +26,13 @@ def body(line, before=BEGIN):
     [
         (
             body("f(x=1)", f"{BEGIN}def f(): pass\n"),
-            "a.py line 5: TypeError: f() got an unexpected keyword argument 'x'",
+            "a.py line 6: TypeError: f() got an unexpected keyword argument 'x'",
         ),
-        (body("DataConfig(batch_size=0)"), "a.py line 4: data.batch_size: 0 must be at least 1"),
-        (body("undefined"), "a.py line 4: NameError: name 'undefined' is not defined"),
-        (body("1 / 0"), "a.py line 4: ZeroDivisionError: division by zero"),
-        (body("raise KeyError"), "a.py line 4: KeyError"),
-        (body("raise SystemExit"), "a.py line 4: SystemExit"),
+        (body("DataConfig(batch_size=0)"), "a.py line 5: data.batch_size: 0 must be at least 1"),
+        (body("undefined"), "a.py line 5: NameError: name 'undefined' is not defined"),
+        (body("1 / 0"), "a.py line 5: ZeroDivisionError: division by zero"),
+        (body("raise KeyError"), "a.py line 5: KeyError"),
+        (body("raise SystemExit"), "a.py line 5: SystemExit"),
         ("x = 1\nimport nowhere\n", "a.py line 2: ModuleNotFoundError: No module named 'nowhere'"),
         ("from ldm_jax import Confg\n", "a.py line 1: ImportError: cannot import name 'Confg' from 'ldm_jax'"),
         ("\nopen('/nowhere/at/all')\n", "a.py line 2: FileNotFoundError: [Errno 2] No such file or directory"),
@@ -39,8 +41,10 @@ def body(line, before=BEGIN):
         ("def get_config(name): return 3", "a.py describes a family; name one of it, as in"),
         (body("return ldm_jax.Config(seed=-1)"), "seed: -1 must be between 0 and 18446744073709551615"),
         (
-            body("return ldm_jax.Config(diffusion=DiffusionConfig(times_mean=1e999))"),
-            "diffusion.times_mean: inf must be a finite number",
+            body(
+                "return ldm_jax.Config(process=__import__('ldm_jax.diffusion.process').diffusion.process.Process(times=LogitNormal(mean=1e999)))"
+            ),
+            "process.times.mean: inf must be a finite number",
         ),
     ],
 )
@@ -95,8 +99,8 @@ def test_the_error_itself_is_the_cause(tmp_path):
     [
         (b"\xff\xfe", "can't be read ('utf-8' codec"),
         (b'{"seed": 18446744073709551616}', "seed: 18446744073709551616 must be between 0 and 18446744073709551615"),
-        (b'{"diffusion": {"times_mean": NaN}}', "diffusion.times_mean: nan must be a finite number"),
-        (b'{"sampling": {"interval": [0.0, Infinity]}}', "sampling.interval: inf must be a finite number"),
+        (b'{"diffusion": {"times_mean": NaN}}', "process.times.mean: nan must be a finite number"),
+        (b'{"sampling": {"interval": [0.0, Infinity]}}', "sampling.rule.interval: inf must be a finite number"),
     ],
 )
 def test_json_that_fails(data, words, tmp_path):
@@ -109,8 +113,8 @@ def test_json_that_fails(data, words, tmp_path):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--denoiser-training.learning-rate", "nan"], "denoiser_training.learning_rate: nan must be a finite number"),
-        (["--autoencoder-training.clip", "1e999"], "autoencoder_training.clip: inf must be a finite number"),
+        (["--denoiser-training.learning-rate", "nan"], "stages.1.learning_rate: nan must be a finite number"),
+        (["--autoencoder-training.clip", "1e999"], "stages.0.clip: inf must be a finite number"),
         (["--sampling.guidance", "inf"], "sampling.guidance: inf must be a finite number"),
         (["--seed", "18446744073709551616"], "seed: 18446744073709551616 must be between 0 and 18446744073709551615"),
         (["--seed", "-1"], "seed: -1 must be between 0"),

@@ -255,12 +255,12 @@ class LatentDiffusion(Uses):
 
     def _batches(
         self,
-        key: Array,
+        key: Any,
         n: int,
         asked: Told,
         recipe: Recipe,
         size: Size,
-        batch_size: int,
+        batch_size: Any,
         first: int,
         latents: Any,
         task: Task,

@@ -183,7 +183,7 @@ def test_bfloat16(folders):
 def test_command(folders, tmp_path, capsys):
     """sample.py with a prompt, and with labels of a DiT."""
     out = tmp_path / "x.npz"
-    few = ["--steps", "2", "--out", str(out)]
+    few = ["--steps", "2", "--out", str(out), "--overwrite"]
     assert cli.run("sample", [str(folders["sd15"]), "--prompt", "a cat", "the mat", *few]) == 0
     with np.load(out) as file:
         assert file["arr_0"].shape == (2, 16, 16, 3) and "label" not in file

@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 import pytest
-from ldm_jax.pipeline.classes import class_number
 
+from ldm_jax.conditions.classes import class_number
 from ldm_jax.errors import InputError
 from ldm_jax.pipeline import LatentDiffusion
 from ldm_jax.pipeline.streaming import stream
