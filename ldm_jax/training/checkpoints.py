@@ -25,8 +25,14 @@ from ldm_jax.training.step import TrainState
 
 log = logging.getLogger("ldm_jax")
 
+SMALL = 2**26
+"""Bytes of a state whose fingerprints are taken on the host."""
 WORDS: dict[int, Any] = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
 """What an array's elements are read as, by their size in bytes."""
+
+
+def _is_key(x: jax.Array) -> bool:
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def _fingerprint(x: jax.Array) -> jax.Array:
@@ -35,13 +41,26 @@ def _fingerprint(x: jax.Array) -> jax.Array:
     Odd numbers have an inverse, so no single changed element goes unnoticed. The sum is the same however the array is
     split over devices, and is taken where the array lies: nothing is copied or gathered for it.
     """
-    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+    if _is_key(x):
         x = jax.random.key_data(x)
     bits = x if x.dtype == jnp.bool_ else lax.bitcast_convert_type(x, WORDS[x.dtype.itemsize])
     bits, place = bits.astype(jnp.uint32), jnp.ones(bits.shape, jnp.uint32)
     for axis in range(bits.ndim):
         place = place * jnp.uint32(2654435761) + lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
     return (bits * (place * jnp.uint32(2) + jnp.uint32(1))).sum(dtype=jnp.uint32)
+
+
+def _host_fingerprint(x: np.ndarray) -> int:
+    """The same number, by numpy."""
+    size = x.dtype.itemsize
+    bits = x if x.dtype == np.bool_ else np.ascontiguousarray(x).view(np.dtype(f"u{min(size, 4)}"))
+    bits = bits.reshape(*x.shape, 2) if size == 8 else bits.reshape(x.shape)
+    place = np.ones(bits.shape, np.uint32)
+    with np.errstate(over="ignore"):
+        for axis in range(bits.ndim):
+            count = np.arange(bits.shape[axis], dtype=np.uint32)
+            place = place * np.uint32(2654435761) + count.reshape(-1, *(1,) * (bits.ndim - 1 - axis))
+        return int((bits.astype(np.uint32) * (place * np.uint32(2) + np.uint32(1))).sum(dtype=np.uint32))
 
 
 @jax.jit
@@ -59,7 +78,13 @@ def _paths(tree: Any) -> dict[str, Any]:
 def fingerprints(state: Any) -> tuple[dict[str, int], bool]:
     """A fingerprint of every array by path, and whether all of them are finite."""
     leaves = _paths(state)
-    values, finite = _fingerprints(list(leaves.values()))
+    arrays = list(leaves.values())
+    if sum(leaf.nbytes for leaf in arrays) < SMALL and all(leaf.is_fully_addressable for leaf in arrays):
+        # Copied in no time, where the program above would take seconds to compile.
+        host = [np.asarray(jax.random.key_data(x) if _is_key(x) else x) for x in arrays]
+        finite = all(bool(np.isfinite(x).all()) for x in host if jnp.issubdtype(x.dtype, jnp.floating))
+        return {path: _host_fingerprint(x) for path, x in zip(leaves, host, strict=True)}, finite
+    values, finite = _fingerprints(arrays)
     return dict(zip(leaves, np.asarray(values).tolist(), strict=True)), bool(finite)
 
 

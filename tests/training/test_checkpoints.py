@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ldm_jax.errors import InputError
 from ldm_jax.mesh import device_mesh
+from ldm_jax.training import checkpoints
 from ldm_jax.training.checkpoints import Checkpoints, fingerprints
 from ldm_jax.training.parallel import make_strategy
 from ldm_jax.training.step import TrainState
@@ -32,10 +33,10 @@ def template(like, name="pmap"):
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints") / "stage"
-    checkpoints = Checkpoints(folder)
+    saved_ones = Checkpoints(folder)
     for step in (1, 2, 3):
-        checkpoints.save(step, state(step))
-    checkpoints.close()
+        saved_ones.save(step, state(step))
+    saved_ones.close()
     return folder
 
 
@@ -97,10 +98,10 @@ def test_a_step_can_be_saved_again_after_its_checkpoint_was_damaged(saved, tmp_p
     for path in (copy / "3").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
-    checkpoints = Checkpoints(copy)
-    assert checkpoints.restore(template(state(3)))[0] == 2
-    checkpoints.save(3, state(3))
-    checkpoints.close()
+    saved_ones = Checkpoints(copy)
+    assert saved_ones.restore(template(state(3)))[0] == 2
+    saved_ones.save(3, state(3))
+    saved_ones.close()
     assert Checkpoints(copy).restore(template(state(3)))[0] == 3
 
 
@@ -119,22 +120,22 @@ def test_another_experiments_checkpoint_is_refused_and_stays(saved, tmp_path):
 
 
 def test_what_a_stage_builds_on_is_kept(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "stage", {"autoencoder": "a"})
-    checkpoints.save(1, state(1))
-    checkpoints.close()
+    saved_ones = Checkpoints(tmp_path / "stage", {"autoencoder": "a"})
+    saved_ones.save(1, state(1))
+    saved_ones.close()
     assert Checkpoints(tmp_path / "stage", {"autoencoder": "a"}).restore(template(state(1)))[0] == 1
     with pytest.raises(InputError, match="trained with another autoencoder than there is now"):
         Checkpoints(tmp_path / "stage", {"autoencoder": "b"}).restore(template(state(1)))
 
 
 def test_nothing_that_is_not_finite_is_saved(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "stage")
+    saved_ones = Checkpoints(tmp_path / "stage")
     for field in ("params", "ema"):
         broken = state(1)._replace(**{field: {"w": jnp.full(4096, jnp.nan)}})
-        assert not checkpoints.save(1, broken)
-    assert checkpoints.save(1, state(1))
-    checkpoints.close()
-    assert checkpoints.newest == 1
+        assert not saved_ones.save(1, broken)
+    assert saved_ones.save(1, state(1))
+    saved_ones.close()
+    assert saved_ones.newest == 1
 
 
 @given(st.integers(0, 4095), st.integers(0, 31))
@@ -146,9 +147,14 @@ def test_any_flipped_bit_changes_the_fingerprint(place, bit):
     assert fingerprints({"a": jnp.asarray(array)})[0] != before
 
 
-def test_a_fingerprint_does_not_depend_on_where_an_array_lies():
+def test_a_fingerprint_does_not_depend_on_where_an_array_lies(monkeypatch):
+    """On the host, on one device, on eight."""
     whole = {"w": jnp.arange(64.0).reshape(8, 8), "n": jnp.arange(8, dtype=jnp.int32), "h": jnp.ones(16, jnp.bfloat16)}
     split = NamedSharding(device_mesh(), PartitionSpec("data"))
     placed = jax.tree.map(lambda x: jax.device_put(x, split), whole)
     assert not placed["w"].sharding.is_fully_replicated
-    assert fingerprints(placed)[0] == fingerprints(whole)[0]
+    whole |= {"scalar": jnp.asarray(-3.5), "flag": jnp.asarray([True, False] * 4), "key": jax.random.key(3)}
+    placed |= {name: whole[name] for name in ("scalar", "flag", "key")}
+    on_host = fingerprints(whole)
+    monkeypatch.setattr(checkpoints, "SMALL", 0)
+    assert fingerprints(placed) == fingerprints(whole) == on_host
