@@ -1,4 +1,8 @@
-"""Images in: sources, transforms, the loader."""
+"""Examples in: sources, transforms, the loader.
+
+Here belongs how examples are found, read, prepared and put in order, as numpy arrays on the host. What a condition makes
+of them is in conditions/, what is kept of them on disk in cache/, and JAX has no business here.
+"""
 
 from ldm_jax.data.loader import Batch, Loader
 from ldm_jax.data.opening import open_source

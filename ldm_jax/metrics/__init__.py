@@ -1,4 +1,8 @@
-"""Numbers that can be compared: arrays and callables in, metrics and reports out."""
+"""Numbers that can be compared: arrays and callables in, metrics and reports out.
+
+Here belongs what a number is, as a function of arrays. Opening models, data and references, and drawing samples, is
+evaluation/'s business.
+"""
 
 from ldm_jax.metrics.extraction import Features, Wanted, collect, pixels, sharded
 from ldm_jax.metrics.inception_score import inception_score, vendi_score

@@ -181,7 +181,7 @@ class LatentDiffusion(Uses):
 
         cond, null: embeddings of one's own, as `model.text` gives them, for both branches of guidance. latents: the
         initial noise, standard normal, in place of that drawn from the key. height, width: of the images. compat:
-        "diffusers" retraces a published scheduler with its quirks, see `ldm_jax.pretrained.schedulers`. tile: see
+        "diffusers" reproduces a published scheduler with its quirks, see `ldm_jax.pretrained.schedulers`. tile: see
         `decode`. told: what `tell` gave, in place of all that is asked for. task, arrays [n ...]:
         another way of drawing, see `ldm_jax.tasks`, and what it takes. output: "latents" are normalised and not
         decoded. Signals that are no pictures are floats in [-1, 1].

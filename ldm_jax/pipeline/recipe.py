@@ -103,7 +103,7 @@ class Recipe:
     scheduler: Scheduler | None = None
     """The published scheduler, where the model has one: it gives the grid."""
     compat: str | None = None
-    """"diffusers": the published scheduler retraced to rounding."""
+    """"diffusers": the published scheduler reproduced to rounding."""
     tokens: int | None = None
     """Tokens of an image, where a scheduler shifts its noise levels by them."""
 

@@ -1,4 +1,8 @@
-"""Between our pytrees and files that others read, both directions."""
+"""Between our pytrees and files that others read, both directions.
+
+Here belongs what one part's file or folder looks like: names, layouts, configs, schedulers, tokenizers, adapters. Whole
+pipelines are put together in pipeline/, networks and their arithmetic are in models/.
+"""
 
 from ldm_jax.pretrained.lpips import load_lpips
 from ldm_jax.pretrained.parts import load_part, save_part

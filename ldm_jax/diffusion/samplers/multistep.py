@@ -202,7 +202,7 @@ def dpmpp_2m_sde(eta: float = 1.0, rule: Rule = "midpoint", s_noise: float = 1.0
 
 
 def dpmpp_3m_sde(eta: float = 1.0, rule: Rule = "exact", s_noise: float = 1.0) -> Sampler:
-    """The third-order companion of `dpmpp_2m_sde`, from k-diffusion ("published" retraces its code)."""
+    """The third-order companion of `dpmpp_2m_sde`, from k-diffusion ("published" reproduces its code)."""
     return multistep(3, "x0", rule=rule, eta=eta, s_noise=s_noise)
 
 

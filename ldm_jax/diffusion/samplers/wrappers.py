@@ -38,7 +38,7 @@ def retargeted(sampler: Sampler, targets: Sequence[float] | np.ndarray) -> Sampl
     """The sampler, with step i going to the time targets[i] whatever the grid's next time is.
 
     What a sampler does that computes where a step goes without looking at where the next one starts; only there to
-    retrace such samplers.
+    reproduce such samplers.
     """
 
     def step(denoise, z, state, at):

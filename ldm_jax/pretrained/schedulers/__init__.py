@@ -1,6 +1,6 @@
 """diffusers' scheduler_config.json, read as a schedule, a prediction, a sampler and a grid; and written.
 
-With `compat="diffusers"` a plan retraces that library's scheduler to rounding. By default it does what the scheduler
+With `compat="diffusers"` a plan reproduces that library's scheduler to rounding. By default it does what the scheduler
 means, without these quirks of the code (each has a test):
 
     prev_timestep     DDIM and PNDM step by N // steps, whatever the distance to the next timestep, so with linspace and
