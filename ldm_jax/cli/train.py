@@ -43,7 +43,7 @@ def train(args: Sequence[str]) -> int:
         parser.print_help()
         config = load_config(options.config) if options.config else Config()
         section = rest[0] if rest and not rest[0].startswith("--") else None
-        print(help_text(config, section))
+        print(f"\nAny field of the experiment:\n{help_text(config, section)}")
         raise SystemExit(0)
     if options.config is None:
         raise InputError("config: name a file, such as configs/quickstart.py")

@@ -28,6 +28,8 @@ class TextCondition:
     sizes: bool = False
     """The network is also told the image's size, as SDXL is."""
     dropout: float | None = None
+    pixels: tuple[int, ...] | None = None
+    """The size of the images that it is trained with; None where it isn't trained."""
     name: str = "text"
     fields: ClassVar[tuple[str, ...]] = ("caption",)
     asks: ClassVar[tuple[str, ...]] = ("prompts", "negative")
@@ -38,7 +40,8 @@ class TextCondition:
 
     def describe(self) -> Mapping[str, Any]:
         encoders = {name: type(e.module).__name__ for name, e in self.encoders.encoders.items()}
-        return {"kind": self.name, "style": self.encoders.style, "encoders": encoders}
+        sizes = list(self.pixels) if self.sizes and self.pixels else []
+        return {"kind": self.name, "style": self.encoders.style, "encoders": encoders, "sizes": sizes}
 
     def read(self, example: Example) -> Sequence[Arrays]:
         captions = [text for text in (example.caption, *getattr(example, "captions", ())) if text]
@@ -46,9 +49,10 @@ class TextCondition:
         count = len(next(iter(each.values())))
         return [{name: ids[i] for name, ids in each.items()} for i in range(count)]
 
-    def embed(self, arrays: Arrays) -> Arrays:
+    def embed(self, arrays: Arrays) -> dict[str, Any]:
         cond = self.encoders.encode(arrays)
-        return {name: np.asarray(leaf) for name, leaf in cond._asdict().items() if leaf is not None}
+        found = {name: np.asarray(leaf) for name, leaf in cond._asdict().items() if leaf is not None}
+        return found if self.pixels is None else self.sized(found, self.pixels)
 
     def init(self, key: Array) -> Params:
         return {}
@@ -61,11 +65,11 @@ class TextCondition:
         nothing = {k: np.broadcast_to(v, (n, *v.shape[1:])) for k, v in self.encoders.nothing.items()}
         return {name: nothing.get(name, leaf) for name, leaf in arrays.items()}
 
-    def sized(self, arrays: Arrays, size: Size) -> Arrays:
+    def sized(self, arrays: dict[str, Any], pixels: tuple[int, ...]) -> dict[str, Any]:
         """With the image's size, where the network is told."""
-        if not self.sizes or "time_ids" in arrays:
+        if not self.sizes:
             return arrays
-        h, w = size.pixels
+        h, w = pixels
         ids = np.tile(np.array([[h, w, 0, 0, h, w]], np.float32), (len(arrays["context"]), 1))
         return {**arrays, "time_ids": ids}
 
@@ -80,11 +84,13 @@ class TextCondition:
             arrays = self.embed(self.encoders.tokens(list(dict.fromkeys(prompts))))
             place = np.array([list(dict.fromkeys(prompts)).index(prompt) for prompt in prompts])
             arrays = {name: leaf[place] for name, leaf in arrays.items()}
+            arrays = self.sized(arrays, size.pixels)
         else:
             assert cond is not None
             arrays = {name: leaf for name, leaf in cond._asdict().items() if leaf is not None}
-        arrays, null = self.sized(arrays, size), None
+            arrays = arrays if "time_ids" in arrays else self.sized(arrays, size.pixels)
+        null = None
         if negative is not None:
             texts = [negative] if isinstance(negative, str) else list(negative)
-            null = self.sized(self.embed(self.encoders.tokens(texts)), size)
+            null = self.sized(self.embed(self.encoders.tokens(texts)), size.pixels)
         return Asked(arrays, null)

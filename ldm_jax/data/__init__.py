@@ -1,6 +1,6 @@
 """Examples in: sources, transforms, the loader.
 
-Here belongs how examples are found, read, prepared and put in order, as numpy arrays on the host. What a condition makes
+Here belongs how examples are found, read, prepared and put in order, as numpy arrays on the host. What conditions make
 of them is in conditions/, what is kept of them on disk in cache/, and JAX has no business here.
 """
 

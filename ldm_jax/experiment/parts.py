@@ -138,7 +138,7 @@ def has_captions(source: Source) -> bool:
 def _conditions(config: Config, base: Base, given: Given) -> tuple[Condition, ...]:
     training = config.stage(DenoiserTraining)
     if base.model is not None and training is not None:
-        found = tuple(conditions_of(base.model, training.dropout))
+        found = tuple(conditions_of(base.model, training.dropout, given.example[:-1]))
     else:
         found = tuple(c for section in config.conditions if (c := section.build(given)) is not None)
     read = {field for condition in found for field in condition.fields}

@@ -16,7 +16,7 @@ from jaxtyping import Array
 from ldm_jax import seeds
 from ldm_jax.cache import Latents, Told, encode_moments, mean_and_logvar, place_of
 from ldm_jax.cache.told import tell
-from ldm_jax.conditions import Condition, LabelCondition
+from ldm_jax.conditions import Condition, LabelCondition, TextCondition
 from ldm_jax.models import stack_blocks, unstack_blocks
 from ldm_jax.pipeline import LatentDiffusion
 from ldm_jax.pipeline.asking import told_of
@@ -170,9 +170,11 @@ class DenoiserStage:
         )
 
 
-def conditions_of(model: LatentDiffusion, dropout: float) -> Sequence[Condition]:
-    """A pretrained model's conditions, dropped in training as often as is asked for."""
-    return tuple(
-        dataclasses.replace(c, dropout=dropout) if c.dropout is None else c  # type: ignore[type-var]
-        for c in model.conditions
-    )
+def conditions_of(model: LatentDiffusion, dropout: float, pixels: tuple[int, ...]) -> Sequence[Condition]:
+    """A pretrained model's conditions, dropped as often as is asked for, in training with images of that size."""
+    found: list[Condition] = []
+    for condition in model.conditions:
+        changes: dict[str, Any] = {"dropout": dropout} if condition.dropout is None else {}
+        changes |= {"pixels": pixels} if isinstance(condition, TextCondition) else {}
+        found.append(dataclasses.replace(condition, **changes))  # type: ignore[type-var]
+    return tuple(found)

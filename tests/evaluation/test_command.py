@@ -325,7 +325,7 @@ def test_a_model_that_draws_nan(trained, tmp_path, capfd):
     args = ["--num", "4", "--steps", "2", "--metrics", "fd_effnet", "--out", str(tmp_path / "r.json")]
     assert run("evaluate", [str(broken), *COMMON, *args]) == 2
     err = capfd.readouterr().err
-    assert "samples: 4 of 4 images hold NaN" in err and err.count("\n") == 1
+    assert "model: it draws NaN or infinity" in err and err.count("\n") == 1
     assert not (tmp_path / "r.json").exists()
 
 

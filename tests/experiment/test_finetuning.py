@@ -65,8 +65,11 @@ def losses(workdir):
 
 
 def tensors(folder):
+    """Every file's; transformers 5 saves CLIP without the prefix that published files have, and reads both."""
     return {
-        str(path.relative_to(folder)): {name: value for name, value in load_file(path).items()}
+        str(path.relative_to(folder)): {
+            name.removeprefix("text_model."): value for name, value in load_file(path).items()
+        }
         for path in sorted(folder.rglob("*.safetensors"))
     }
 

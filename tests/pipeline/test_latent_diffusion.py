@@ -166,8 +166,10 @@ def test_a_key_and_a_scale_for_each_image(model):
     whole = model.sample(key, labels=labels, steps=2, guidance=2.0)
     each = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(3))
     np.testing.assert_array_equal(model.sample(each, labels=labels, steps=2, guidance=2.0), whole)
-    mixed = model.sample(key, labels=labels, steps=2, guidance=[2.0, 90.0, 2.0])
-    assert [np.abs(a.astype(int) - b).max() > 1 for a, b in zip(mixed, whole, strict=True)] == [False, True, False]
+    # A model of eight steps hardly knows its classes, so the latents are looked at.
+    asked = {"labels": labels, "steps": 2, "output": "latents"}
+    even, mixed = (model.sample(key, guidance=scale, **asked) for scale in (2.0, [2.0, 90.0, 2.0]))
+    assert [bool(np.abs(a - b).max() > 1e-5) for a, b in zip(mixed, even, strict=True)] == [False, True, False]
     part = model.sample(key, labels=labels, steps=2, guidance=2.0, num=1, first=2)
     assert np.abs(part[0].astype(int) - whole[2]).max() <= 1
 

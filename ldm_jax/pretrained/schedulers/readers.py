@@ -77,7 +77,7 @@ def _multistep(make: Callable[[Config, bool], Sampler]) -> Callable[[Config, int
         if flow and c.sigma_style():
             raise InputError(f"use_flow_sigmas: True does not go with use_{c.sigma_style()}_sigmas")
         if compat and c["algorithm_type"] == "sde-dpmsolver++" and c["solver_order"] == 3:
-            raise InputError("solver_order: 3 with sde-dpmsolver++ has a wrong sign in diffusers, which isn't reproduced")
+            raise InputError("solver_order: 3 with sde-dpmsolver++ has a wrong sign in diffusers, not reproduced")
         if flow != (c["prediction_type"] == "flow_prediction"):
             raise InputError(f"prediction_type: {c['prediction_type']!r} does not go with use_flow_sigmas: {flow}")
         if flow:
