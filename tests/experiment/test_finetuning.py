@@ -101,7 +101,8 @@ def test_attention_alone(folders, pictures, tmp_path, capsys):
     assert "conv_in.weight" not in moved
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# Each compiles a published network for half a minute; the two others differ from the first in conditions alone.
+@pytest.mark.parametrize("kind", ["sd15", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])])
 def test_adapters(kind, folders, pictures, tmp_path, capsys):
     """A LoRA file, not a pipeline; the base is read, never written."""
     before = {path: path.read_bytes() for path in folders[kind].rglob("*") if path.is_file()}

@@ -32,7 +32,7 @@ DIT = DiTConfig(patch=2, width=16, depth=1, heads=2, rope=True)
 UNET = UNetConfig(channels=(8, 16), blocks=1, attention=(0, 1), heads=(1, 2), groups=4)
 
 
-@pytest.mark.parametrize("denoiser", [DIT, UNET], ids=["dit", "unet"])
+@pytest.mark.parametrize("denoiser", [DIT, pytest.param(UNET, marks=pytest.mark.slow)], ids=["dit", "unet"])
 def test_a_signal_of_rank_one_trains_both_stages(denoiser, waves, tiny_config, tmp_path):
     loss = AutoencoderLoss("l2", kl_weight=1e-4)
     config = dataclasses.replace(
