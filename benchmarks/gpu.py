@@ -3,11 +3,11 @@
     python benchmarks/gpu.py --out report.json [--tiny] [--only SECTION ...] [--minutes 7]
 
 Unattended; no section begins after --minutes, but one that has begun is not cut off. Sections, in this order: machine
-(bf16 matrix products and copies, measured), dit (S/2, B/2, XL/2 at 256 tokens: a whole training step with AdamW and EMA,
+(bf16 products and copies, measured), dit (S/2, B/2, XL/2 at 256 tokens: a whole training step with AdamW and EMA,
 bf16 arithmetic, batches until memory is full), attention (cuDNN's against XLA's), fsdp (against pmap, on the one
 device), sampling (50 guided steps of XL/2), vae (f8 at 256 px: encode, decode, training), unet (Stable Diffusion 1.5's:
-training, 50 guided steps), quickstart (train.py as a whole), remat (and scan). Each writes its figures as soon as it has
-them; one that fails leaves its error and the next goes on. Model FLOP/s are those of matrix products and convolutions in
+training, 50 guided steps), quickstart (train.py), remat (and scan). Each writes its figures as soon as it has
+them; one that fails leaves its error, the next goes on. Model FLOP/s are those of matrix products and convolutions in
 the jaxpr (`training/flops.py`), recomputation included, over the measured rate of the machine's own matrix products.
 --tiny runs the same code in tiny sizes, on any backend.
 """
