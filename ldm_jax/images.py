@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,11 @@ from ldm_jax.files import whole
 
 SETTINGS = "parameters"
 """Name of the text in a PNG that tells what it was made with."""
+
+
+def is_picture(shape: Sequence[int]) -> bool:
+    """Whether signals [*space c] can be shown: two axes, grey or colour."""
+    return len(shape) == 3 and shape[-1] in (1, 3)
 
 
 def grid(images: UInt8[np.ndarray, "n h w c"], columns: int) -> UInt8[np.ndarray, "gh gw c"]:

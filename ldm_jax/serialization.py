@@ -140,11 +140,6 @@ def _plain(hint: Any, value: Any, path: str) -> Any:
     raise InputError(f"{path}: {value!r} must be {getattr(hint, '__name__', hint)}")
 
 
-def from_json(cls: type, text: str, path: str = "config") -> Any:
-    """`from_tree` of a JSON text."""
-    return from_tree(cls, parse_json(text, path))
-
-
 def parse_json(text: str, path: str = "config") -> Any:
     """The JSON value of a text; InputError where it is none."""
     try:
@@ -167,10 +162,10 @@ class Option(typing.NamedTuple):
 
     @property
     def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
+        return _flag(self.name)
 
 
-def options_of(value: Any, prefix: str = "", hint: Any = None) -> Iterator[Option]:
+def options_of(value: Any, prefix: str = "") -> Iterator[Option]:
     """Every field of a dataclass and of those within it, in order; a tuple's members are named by their kind."""
     docs = docs_of(type(value))
     for name, kind in hints_of(type(value)).items():
@@ -182,7 +177,7 @@ def options_of(value: Any, prefix: str = "", hint: Any = None) -> Iterator[Optio
         elif kinds_of(kind) and dataclasses.is_dataclass(inner):
             if len(kinds_of(kind)) > 1:
                 yield Option(path, kind, type(inner).__name__, docs.get(name, ""))
-            yield from options_of(inner, f"{path}.", kind)
+            yield from options_of(inner, f"{path}.")
         else:
             yield Option(path, kind, inner, docs.get(name, ""))
 
@@ -273,7 +268,7 @@ def suggest(error: InputError, value: Any) -> InputError:
     if not isinstance(error, _Unknown):
         return error
     flags = [option.flag for option in options_of(value)]
-    near = difflib.get_close_matches(f"--{error.name}".replace("_", "-"), flags, 1, 0.6)
+    near = difflib.get_close_matches(_flag(error.name), flags, 1, 0.6)
     return InputError(f"{error}" + (f" (perhaps {near[0]}?)" if near else "; --help lists them"))
 
 

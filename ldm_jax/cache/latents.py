@@ -57,12 +57,20 @@ class Latents:
 
     moments: arrays [n_i v *space 2c], which together are the n examples in order (or one such array), v = 2 with flips,
     mean and log-variance along the last axis, or [n_i v *space c] where there is no variance; mean, std: float32 [c],
-    the statistics of posterior samples over the training set; digest: of what the manifest says.
+    the statistics of posterior samples over the training set; digest: of what the manifest says; weights: the
+    `weights_hash` of the autoencoder.
     """
 
-    def __init__(self, moments: np.ndarray | Sequence[np.ndarray], mean: np.ndarray, std: np.ndarray, digest: str = ""):
+    def __init__(
+        self,
+        moments: np.ndarray | Sequence[np.ndarray],
+        mean: np.ndarray,
+        std: np.ndarray,
+        digest: str = "",
+        weights: str = "",
+    ):
         self.parts = [moments] if isinstance(moments, np.ndarray) else list(moments)
-        self.mean, self.std, self.digest = mean, std, digest
+        self.mean, self.std, self.digest, self.weights = mean, std, digest, weights
         self._ends = np.cumsum([len(part) for part in self.parts])
 
     def __len__(self) -> int:
@@ -219,7 +227,7 @@ def open_latents(folder: Path, wanted: Mapping[str, Any]) -> Latents:
         raise Unusable(folder, "files", f"is damaged ({' '.join(str(error).split())})") from error
     if not whole:
         raise Unusable(folder, "files", "is damaged (the manifest contradicts itself)")
-    return Latents(parts, mean, std, manifest_digest(manifest))
+    return Latents(parts, mean, std, manifest_digest(manifest), wanted["weights"])
 
 
 def describe(module: nn.Module, params: Any, loader: Loader, identity: str, dtype: str = "float32") -> dict[str, Any]:

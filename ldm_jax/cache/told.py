@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,6 @@ from ldm_jax.conditions import Condition, stack
 from ldm_jax.data import Example, Loader
 from ldm_jax.pretrained.writing import write_json
 from ldm_jax.processes import barrier
-
-log = logging.getLogger("ldm_jax")
 
 FORMAT = 1
 """The version of the layout above; caches of others are not read."""
@@ -49,8 +46,7 @@ class Told:
         """The arrays [b ...] of a batch; floats as float32."""
         which = (place.choice % self.counts[place.examples].astype(np.uint64)).astype(np.int64)
         rows = self.rows[place.examples, which] * self.views + place.views(self.views)
-        found = {name: np.asarray(array[rows]) for name, array in self.arrays.items()}
-        return {k: v.astype(np.float32) if v.dtype == np.float16 else v for k, v in found.items()}
+        return _widened({name: np.asarray(array[rows]) for name, array in self.arrays.items()})
 
 
 def tell_all(folder: Path, condition: Condition, loader: Loader, identity: str) -> Told:
@@ -85,13 +81,17 @@ def tell_all(folder: Path, condition: Condition, loader: Loader, identity: str) 
 def tell(condition: Condition, loader: Loader) -> dict[str, np.ndarray]:
     """The condition's arrays [n ...] of a few examples, in memory; of several alternatives the first."""
     if "image" in condition.fields:
-        blocks = [block for block in _views(condition, loader)]
+        blocks = list(_views(condition, loader))
         found = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
     else:
         rows, _, distinct = _annotations(condition, loader)
         embedded = condition.embed(stack(distinct))
         found = {name: np.asarray(value)[rows[:, 0]] for name, value in embedded.items()}
-    return {k: v.astype(np.float32) if v.dtype == np.float16 else v for k, v in found.items()}
+    return _widened(found)
+
+
+def _widened(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {k: v.astype(np.float32) if v.dtype == np.float16 else v for k, v in arrays.items()}
 
 
 def _annotations(condition: Condition, loader: Loader) -> tuple[np.ndarray, np.ndarray, list[dict[str, np.ndarray]]]:
@@ -164,15 +164,13 @@ def _write(
     files: dict[str, Any] = {}
     done = 0
     for block in blocks:
-        n = 0
         for name, value in block.items():
             value = np.asarray(value)
             if name not in files:
                 path, shape = folder / f"{name}.npy.tmp", (total, *value.shape[1:])
                 files[name] = np.lib.format.open_memmap(path, mode="w+", dtype=value.dtype, shape=shape)
-            n = len(value)
-            files[name][done : done + n] = value
-        done += n
+            files[name][done : done + len(value)] = value
+        done += len(next(iter(block.values())))
     for name, value in (("rows", rows), ("counts", counts)):
         files[name] = np.lib.format.open_memmap(
             folder / f"{name}.npy.tmp", mode="w+", dtype=value.dtype, shape=value.shape

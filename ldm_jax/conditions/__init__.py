@@ -22,7 +22,8 @@ CONDITIONS: tuple[tuple[str, str], ...] = (
 """(file, config) of every condition that an experiment may name; the condition it builds is called configCondition."""
 
 if TYPE_CHECKING:
-    ConditionConfig: TypeAlias = Any
+    from ldm_jax.conditions.building import ConditionConfig
+
     SavedCondition: TypeAlias = Any
 else:
     _FILES = tuple((import_module(f"ldm_jax.conditions.{file}"), name) for file, name in CONDITIONS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from ldm_jax.conditions.base import Condition
 from ldm_jax.errors import InputError
@@ -23,10 +23,8 @@ class Given(NamedTuple):
 class ConditionConfig(Protocol):
     """A condition's section of an experiment: a frozen dataclass."""
 
-    @property
-    def label(self) -> str:
-        """Its name, of which a model has one."""
-        ...
+    label: ClassVar[str]
+    """Its name, of which a model has one."""
 
     @property
     def dropout(self) -> float: ...

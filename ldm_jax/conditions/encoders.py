@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from ldm_jax.models import Conditioning, T5Encoder, TextEncoder, TextEncoding, apply
 from ldm_jax.pretrained.tokenization import Tokenizer
@@ -49,6 +49,12 @@ def _run(params: Any, ids: Array, *, module: TextEncoder | T5Encoder) -> TextEnc
     return apply(module, params, ids)
 
 
+def distinct_texts(texts: Sequence[str]) -> tuple[list[str], Int[np.ndarray, "b"]]:
+    """Each text once, in order, and which of these every text is."""
+    places = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+    return list(places), np.array([places[text] for text in texts])
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class TextConditioner:
     """Prompts -> Conditioning with `context` and, where the denoiser wants it, `pooled`."""
@@ -66,9 +72,8 @@ class TextConditioner:
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         """context [b l d], pooled [b e]; each distinct prompt is encoded once, longer ones than the encoder are cut."""
-        distinct = list(dict.fromkeys(prompts))
+        distinct, place = distinct_texts(prompts)
         encoded = self.encode(self.tokens(distinct))
-        place = np.array([distinct.index(prompt) for prompt in prompts])
         return jax.tree.map(lambda leaf: leaf[place], encoded)
 
     def tokens(self, prompts: Sequence[str]) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ldm_jax.conditions.base import Arrays, Asked, Params, Size
-from ldm_jax.conditions.encoders import TextConditioner
+from ldm_jax.conditions.encoders import TextConditioner, distinct_texts
 from ldm_jax.data import Example
 from ldm_jax.errors import InputError
 from ldm_jax.models import Conditioning
@@ -81,8 +81,8 @@ class TextCondition:
         if prompts is not None:
             if isinstance(prompts, str) or not len(prompts) or not all(isinstance(text, str) for text in prompts):
                 raise InputError("prompt: give a list of one text or more")
-            arrays = self.embed(self.encoders.tokens(list(dict.fromkeys(prompts))))
-            place = np.array([list(dict.fromkeys(prompts)).index(prompt) for prompt in prompts])
+            distinct, place = distinct_texts(prompts)
+            arrays = self.embed(self.encoders.tokens(distinct))
             arrays = {name: leaf[place] for name, leaf in arrays.items()}
             arrays = self.sized(arrays, size.pixels)
         else:

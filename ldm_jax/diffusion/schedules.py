@@ -22,7 +22,6 @@ from ldm_jax.diffusion.betas import Kind, betas, log_alphas, zero_terminal
 
 __all__ = [
     "EDM",
-    "SCHEDULES",
     "VP",
     "Cosine",
     "DiscreteBetas",
@@ -392,11 +391,3 @@ class Knots:
 
 ScheduleChoice: TypeAlias = RectifiedFlow | Cosine | VP | EDM | DiscreteBetas | Shifted | Rescaled
 """The schedules that an experiment may name."""
-
-SCHEDULES = {
-    "rectified_flow": RectifiedFlow,
-    "cosine": Cosine,
-    "vp": VP,
-    "edm": EDM,
-    "discrete": DiscreteBetas,
-}

@@ -72,7 +72,7 @@ def denoiser_stage(parts: Parts, model: LatentDiffusion, latents: Latents, workd
     """The second stage, with adapters where the experiment has them; what the conditions read is cached."""
     config, loader, training = parts.config, parts.loader, parts.config.stage(DenoiserTraining)
     module, given = parts.base.denoiser or (make_denoiser(config.denoiser), None)  # type: ignore[arg-type]
-    inputs = {"autoencoder": weights_hash(model.autoencoder_params), "latents": latents.digest}
+    inputs = {"autoencoder": latents.weights, "latents": latents.digest}
     if training.adapter is not None:
         inputs["denoiser"] = weights_hash(given)
     kind = DenoiserStage if training.adapter is None else AdapterStage

@@ -11,7 +11,7 @@ import jax
 
 from ldm_jax.conditions import Condition, Given, LabelCondition
 from ldm_jax.config import Config, Pretrained, check_loss
-from ldm_jax.data import Loader, Source, Subset, open_source
+from ldm_jax.data import Loader, Source, Subset, annotation, open_source
 from ldm_jax.diffusion.process import Process
 from ldm_jax.errors import InputError
 from ldm_jax.experiment.workdir import place_of_given
@@ -130,8 +130,6 @@ def has_captions(source: Source) -> bool:
     known = getattr(source, "has_captions", None)
     if known is not None:
         return bool(known)
-    from ldm_jax.data import annotation
-
     return any(annotation(source, i)[1] for i in range(min(len(source), 1000)))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ldm_jax.config import Config
 from ldm_jax.errors import InputError
+from ldm_jax.files import whole
 from ldm_jax.processes import main_process
 from ldm_jax.serialization import to_tree
 
@@ -75,9 +76,8 @@ def prepare(workdir: Path, config: Config) -> Config | None:
     if old is not None:
         check_same(old, config, workdir)
     if main_process():
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(config.to_json())
-        temporary.replace(path)
+        with whole(path) as temporary:
+            temporary.write_text(config.to_json())
     return old
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
 from ldm_jax.errors import InputError
+from ldm_jax.files import whole
 
 
 class Gaussian(NamedTuple):
@@ -140,9 +141,9 @@ def write_statistics(
     if images is not None:
         arrays["arr_0"] = images
     arrays |= {f"note_{name}": np.asarray(text) for name, text in (notes or {}).items()}
-    temporary = path.with_name(path.name + ".tmp.npz")
-    np.savez_compressed(temporary, allow_pickle=False, **arrays)
-    temporary.replace(path)
+    # An open file, for numpy would give a name of another ending its own.
+    with whole(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def open_npz(path: str | Path) -> np.lib.npyio.NpzFile:

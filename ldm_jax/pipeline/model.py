@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from ldm_jax.conditions import Condition, LabelCondition, Size, TextCondition, TextConditioner, in_range
 from ldm_jax.diffusion.process import Process
 from ldm_jax.errors import InputError
+from ldm_jax.images import is_picture
 from ldm_jax.metrics.rounding import to_uint8
 from ldm_jax.models import Conditioning
 from ldm_jax.pipeline import writing
@@ -202,7 +203,7 @@ class LatentDiffusion(Uses):
 
     def _shown(self, z: Array, tile: int) -> Array:
         x = self.decode(z, tile=tile)
-        return to_uint8(x) if len(self.shape) == 3 and self.shape[-1] in (1, 3) else x
+        return to_uint8(x) if is_picture(self.shape) else x
 
     def recipe(self, steps: Any = None, sampler: str | AnySampler | None = None) -> Recipe:
         """How samples would be drawn, the model's own where None; InputError for what can't be."""

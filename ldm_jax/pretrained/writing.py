@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ldm_jax.errors import InputError
+from ldm_jax.files import whole
 from ldm_jax.pretrained.tensors import DTYPES, Info
 from ldm_jax.progress import track
 
@@ -30,24 +31,20 @@ def write_safetensors(
         header[name] = {"dtype": NAMES[info.dtype], "shape": list(info.shape), "data_offsets": [start, end]}
     data = json.dumps(header, separators=(",", ":")).encode()
     data += b" " * (-len(data) % 8)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
+    with whole(path) as temporary, temporary.open("wb") as file:
         file.write(len(data).to_bytes(8, "little"))
         file.write(data)
         for _, make in track(tensors.values(), "writing", len(tensors), "array"):
             np.ascontiguousarray(make()).reshape(-1).view(np.uint8).tofile(file)
-    temporary.replace(path)
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
     """Writes an object; `path` appears when it is complete."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(record, indent=2) + "\n")
-    temporary.replace(path)
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file; `path` appears when it is complete."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    with whole(path) as temporary:
+        temporary.write_bytes(data)

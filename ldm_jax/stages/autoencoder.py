@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Array
 
 from ldm_jax.data import Loader, to_uint8
+from ldm_jax.images import is_picture
 from ldm_jax.models import LPIPS, Discriminator, QuantizedAutoencoder, apply
 from ldm_jax.stages.autoencoder_config import AutoencoderTraining
 from ldm_jax.stages.autoencoder_loss import autoencoder_loss, init_first_stage, shown_psnr
@@ -114,8 +115,3 @@ class AutoencoderStage:
         output = np.asarray(drawn)
         pairs = np.stack([shown[:PAIRS], output[:PAIRS]], axis=1).reshape(-1, *output.shape[1:])
         return Evaluation(numbers, to_uint8(pairs), 8)
-
-
-def is_picture(shape: Sequence[int]) -> bool:
-    """Whether signals [*space c] can be shown: two axes, grey or colour."""
-    return len(shape) == 3 and shape[-1] in (1, 3)

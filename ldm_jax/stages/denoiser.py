@@ -17,10 +17,10 @@ from ldm_jax import seeds
 from ldm_jax.cache import Latents, Told, encode_moments, mean_and_logvar, place_of
 from ldm_jax.cache.told import tell
 from ldm_jax.conditions import Condition, LabelCondition, TextCondition
+from ldm_jax.images import is_picture
 from ldm_jax.models import stack_blocks, unstack_blocks
 from ldm_jax.pipeline import LatentDiffusion
 from ldm_jax.pipeline.asking import told_of
-from ldm_jax.stages.autoencoder import is_picture
 from ldm_jax.stages.computing import computed
 from ldm_jax.stages.denoiser_config import DenoiserTraining
 from ldm_jax.stages.denoiser_loss import Weights, denoiser_loss, own_weights

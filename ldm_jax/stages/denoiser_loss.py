@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ldm_jax.conditions import Condition, training_conditioning
 from ldm_jax.diffusion.process import Process
 from ldm_jax.diffusion.samplers import normal
 from ldm_jax.models import Posterior, apply
+from ldm_jax.pipeline.compiled import expand_channels
 from ldm_jax.training.stage import Batch, Context, Loss, Metrics, Params
 
 Weights = Callable[[Params, Context], Params]
@@ -50,7 +50,7 @@ def denoiser_loss(
         posterior_keys, noise_keys, time_keys, drop_keys = jax.vmap(lambda k: jax.random.split(k, 4))(keys).T
         posterior = Posterior(batch["mean"], batch["logvar"])
         z = posterior.sample(normal(posterior_keys, posterior.mean))
-        x0 = (z - _expand_channels(latent_mean, z)) / _expand_channels(latent_std, z)
+        x0 = (z - expand_channels(latent_mean, z)) / expand_channels(latent_std, z)
 
         t = process.sample_times(time_keys, batch.get("index"), count)
         extra = jax.vmap(jax.random.fold_in, (0, None))(noise_keys, 1)
@@ -64,8 +64,3 @@ def denoiser_loss(
         return process.example_loss(output, x0, eps, z_t, t), {}
 
     return loss_fn
-
-
-def _expand_channels(per_channel: Float[Array, "c"], like: Float[Array, "b ... c"]) -> Float[Array, "..."]:
-    """[c] with leading axes added until it broadcasts against like."""
-    return jnp.asarray(per_channel).reshape((1,) * (like.ndim - 1) + (-1,))

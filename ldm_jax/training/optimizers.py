@@ -89,6 +89,6 @@ RULES: tuple[type, ...] = (
 AdamW, Lion, Adafactor, Muon, SGD = RULES
 
 if TYPE_CHECKING:
-    Optimizer: TypeAlias = Any
+    Optimizer: TypeAlias = OptimizerRule
 else:
     Optimizer = Union[RULES]  # noqa: UP007 (made of a tuple)

@@ -13,6 +13,7 @@ import jax
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from ldm_jax.files import whole
 from ldm_jax.processes import main_process
 from ldm_jax.training.flops import peak_flops
 
@@ -29,9 +30,8 @@ def keep_until(path: Path, stage: str, step: int) -> None:
             continue
         if record.get("stage") != stage or record.get("step", 0) <= step:
             kept.append(line + "\n")
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
+    with whole(path) as temporary:
+        temporary.write_text("".join(kept))
 
 
 class Record:
