@@ -2,12 +2,14 @@
 
 import functools
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 from PIL import Image
 
+from ldm_jax.data.shapes import Shapes
 from ldm_jax.data.source import Example, Source, check_split
 from ldm_jax.errors import InputError
 
@@ -79,15 +81,17 @@ class SignalSource:
 
 
 def open_bundled(name: str, split: str) -> Source:
-    """A set that ships in the package. Example i of `fashion_mnist` has class i % 10, so any prefix is balanced."""
-    if name != "fashion_mnist":
-        raise InputError(f"data.source: 'bundled:{name}' is not bundled; accepted: bundled:fashion_mnist")
-    check_split(split, ("train", "test"), "bundled:fashion_mnist")
-    return _fashion_mnist(split)
+    """A set that ships in the package; see BUNDLED_SETS."""
+    if name not in BUNDLED_SETS:
+        known = ", ".join(f"bundled:{known}" for known in BUNDLED_SETS)
+        raise InputError(f"data.source: 'bundled:{name}' is not bundled; accepted: {known}")
+    check_split(split, ("train", "test"), f"bundled:{name}")
+    return BUNDLED_SETS[name](split)
 
 
 @functools.cache
-def _fashion_mnist(split: str) -> ArraySource:
+def fashion_mnist(split: str) -> ArraySource:
+    """10,000 and 2,000 grey images [28 28 1]; example i has class i % 10, so that any prefix is balanced."""
     side, classes = 28, len(FASHION_MNIST_CLASSES)
     with Image.open(BUNDLED / f"fashion_mnist_{split}.png") as sheet:
         pixels = np.asarray(sheet)
@@ -97,6 +101,10 @@ def _fashion_mnist(split: str) -> ArraySource:
     # Cached and shared by every caller.
     images.flags.writeable = False
     return ArraySource(images, np.arange(len(images)) % classes, None, FASHION_MNIST_CLASSES)
+
+
+BUNDLED_SETS: dict[str, Callable[[str], Source]] = {"fashion_mnist": fashion_mnist, "shapes": Shapes}
+"""The sets that ship in the package: split -> Source."""
 
 
 def open_npz(path: str) -> ArraySource | SignalSource:
