@@ -8,7 +8,18 @@ config in CONDITIONS.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
-from ldm_jax.conditions.base import Arrays, Asked, Condition, Size, drop, join, stack, training_conditioning
+from ldm_jax.conditions.base import (
+    Arrays,
+    Asked,
+    Condition,
+    Saved,
+    Size,
+    WithFiles,
+    drop,
+    join,
+    stack,
+    training_conditioning,
+)
 from ldm_jax.conditions.building import Given
 from ldm_jax.conditions.encoders import Encoder, Style, TextConditioner
 from ldm_jax.conditions.images import GivenImage, in_range
@@ -18,8 +29,12 @@ from ldm_jax.conditions.text import TextCondition
 CONDITIONS: tuple[tuple[str, str], ...] = (
     ("label", "Label"),
     ("low_resolution", "LowResolution"),
+    ("text", "Text"),
 )
-"""(file, config) of every condition that an experiment may name; the condition it builds is called configCondition."""
+"""(file, config) of every condition that an experiment may name.
+
+A model's folder has the condition that it builds, called configCondition; where that has files of its own, SavedConfig.
+"""
 
 if TYPE_CHECKING:
     from ldm_jax.conditions.building import ConditionConfig
@@ -28,7 +43,8 @@ if TYPE_CHECKING:
 else:
     _FILES = tuple((import_module(f"ldm_jax.conditions.{file}"), name) for file, name in CONDITIONS)
     ConditionConfig = Union[tuple(getattr(file, name) for file, name in _FILES)]  # noqa: UP007 (made of a tuple)
-    SavedCondition = Union[tuple(getattr(file, f"{name}Condition") for file, name in _FILES)]  # noqa: UP007
+    _SAVED = tuple(getattr(file, f"Saved{name}", None) or getattr(file, f"{name}Condition") for file, name in _FILES)
+    SavedCondition = Union[_SAVED]  # noqa: UP007
 
 __all__ = [
     "CONDITIONS",
@@ -41,11 +57,13 @@ __all__ = [
     "GivenImage",
     "Label",
     "LabelCondition",
+    "Saved",
     "SavedCondition",
     "Size",
     "Style",
     "TextCondition",
     "TextConditioner",
+    "WithFiles",
     "drop",
     "in_range",
     "join",

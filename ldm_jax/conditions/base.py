@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
@@ -96,6 +97,27 @@ class Condition(Protocol):
 
     def ask(self, size: Size, **given: Any) -> Asked:
         """What a user gives, under the names in `asks`; raises InputError where it is missing or wrong."""
+        ...
+
+
+@runtime_checkable
+class Saved(Protocol):
+    """What is written of a condition that has files: a frozen dataclass of plain fields, from which it is opened."""
+
+    def open(self, folder: Path, part: Callable[[str], tuple[Any, Params]]) -> tuple[Condition, Params]:
+        """The condition and its trained parameters ({} for none) from a model's folder.
+
+        part: the module and the parameters of a sub-folder, as the model's other parts are read.
+        """
+        ...
+
+
+@runtime_checkable
+class WithFiles(Protocol):
+    """A condition that is more than plain fields."""
+
+    def save(self, params: Params, folder: Path) -> Saved:
+        """Writes its parts into a model's folder; params: those that were trained with the denoiser."""
         ...
 
 

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from ldm_jax.conditions.base import Condition
 from ldm_jax.errors import InputError
 
 
+def where_found(name: str, find: Callable[[], Path]) -> Path:
+    """The folder that `find` gives."""
+    return find()
+
+
 class Given(NamedTuple):
     """What the data and the latents decide."""
 
     class_names: tuple[str, ...]
-    captions: bool
+    captions: Callable[[], Iterable[str]] | None
+    """Reads the captions of all training examples; None where they have none."""
     example: tuple[int, ...]
     """Shape [*space c] of a training example."""
     latent: tuple[int, ...]
     """Shape [*space c] of its latents."""
+    place: Callable[[str, Callable[[], Path]], Path] = where_found
+    """Where the part of this name is read from: the run's own copy, or while there is none the folder that is found."""
 
 
 @runtime_checkable

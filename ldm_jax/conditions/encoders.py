@@ -39,14 +39,14 @@ class Encoder(NamedTuple):
             length = min(length or self.tokenizer.length, self.module.config.positions)
         return np.asarray(self.tokenizer(prompts, length).ids)
 
-    def run(self, ids: np.ndarray) -> TextEncoding:
-        """The encoding of ids [b l]."""
-        return _run(self.params, jnp.asarray(ids), module=self.module)
+    def run(self, ids: np.ndarray, mask: np.ndarray | None = None) -> TextEncoding:
+        """The encoding of ids [b l]; mask: True where a token counts, all of them where None."""
+        return _run(self.params, jnp.asarray(ids), mask, module=self.module)
 
 
 @partial(jax.jit, static_argnames="module")
-def _run(params: Any, ids: Array, *, module: TextEncoder | T5Encoder) -> TextEncoding:
-    return apply(module, params, ids)
+def _run(params: Any, ids: Array, mask: Array | None, *, module: TextEncoder | T5Encoder) -> TextEncoding:
+    return apply(module, params, ids) if mask is None else apply(module, params, ids, mask)
 
 
 def distinct_texts(texts: Sequence[str]) -> tuple[list[str], Int[np.ndarray, "b"]]:
@@ -69,6 +69,8 @@ class TextConditioner:
     """Features of the context, for sd3."""
     zero_null: bool = False
     """No prompt at all is zeros instead of an encoded empty text."""
+    masked: bool = False
+    """What fills texts up is not attended to, neither by the encoder nor by the denoiser; published pipelines do."""
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         """context [b l d], pooled [b e]; each distinct prompt is encoded once, longer ones than the encoder are cut."""
@@ -98,6 +100,10 @@ class TextConditioner:
         return parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
     def _encode(self, tokens: Mapping[str, np.ndarray]) -> Conditioning:
+        if self.masked:
+            (name, ids), *_ = tokens.items()
+            mask = self.mask(name, ids)
+            return Conditioning(context=self.encoders[name].run(ids, mask).tokens, context_mask=jnp.asarray(mask))
         found = {name: self.encoders[name].run(ids) for name, ids in tokens.items()}
         if self.style == "tokens":
             return Conditioning(context=next(iter(found.values())).tokens)
@@ -111,6 +117,10 @@ class TextConditioner:
             third = third if isinstance(encoder.module, TextEncoder) else found[name].tokens
         pooled = jnp.concatenate([encoding.pooled for encoding in clips if encoding.pooled is not None], axis=-1)
         return Conditioning(context=jnp.concatenate([context, third], axis=1), pooled=pooled)
+
+    def mask(self, name: str, ids: Any) -> Any:
+        """True [b l] where a token of this encoder is not filling."""
+        return ids != self.encoders[name].tokenizer.pad_id
 
     def null(self, cond: Conditioning, negative: Sequence[str] | None) -> Conditioning:
         """What guidance leads away from: negative prompts, an empty text, or zeros like `cond`."""

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from ldm_jax.conditions import Condition, Given, LabelCondition
+from ldm_jax.conditions import Condition, Given, LabelCondition, join, stack
 from ldm_jax.config import Config, Pretrained, check_loss
 from ldm_jax.data import Loader, Source, Subset, annotation, open_source
 from ldm_jax.diffusion.process import Process
 from ldm_jax.errors import InputError
 from ldm_jax.experiment.workdir import place_of_given
-from ldm_jax.models import AUTOENCODERS, make_autoencoder
+from ldm_jax.models import AUTOENCODERS, Conditioning, make_autoencoder
 from ldm_jax.pipeline import LatentDiffusion, load
 from ldm_jax.pretrained.parts import load_part
 from ldm_jax.stages import AutoencoderTraining, DenoiserTraining
@@ -38,6 +40,13 @@ class Base(NamedTuple):
     """(module, params) of a given denoiser."""
     places: dict[str, Path]
     """Where the given parts were read from, by name."""
+    workdir: Path
+
+    def place(self, part: str, find: Callable[[], Path]) -> Path:
+        """Where a part that a condition is given is read from; the run keeps a copy of it."""
+        own = self.workdir / "given" / part
+        self.places[part] = own if own.is_dir() else find()
+        return self.places[part]
 
 
 def find_part(path: Path, names: tuple[str, ...], field: str, what: str) -> Path:
@@ -77,7 +86,7 @@ def read_base(config: Config, workdir: Path) -> Base:
         module, params = model.autoencoder, model.autoencoder_params
     else:
         module = make_autoencoder(config.autoencoder)
-    return Base(module, params, model, denoiser, places)
+    return Base(module, params, model, denoiser, places, workdir)
 
 
 class Parts(NamedTuple):
@@ -116,9 +125,10 @@ def assemble(config: Config, base: Base) -> Parts:
     if any(side % factor for side in space):
         raise InputError(f"data.image_size: {space[0]} must be a multiple of the down-sampling factor {factor}")
     latent = (*(side // factor for side in space), base.autoencoder.config.code_channels)
-    given = Given(tuple(source.class_names), has_captions(source), tuple(loader.shape), latent)
+    captions = functools.partial(captions_of, source) if has_captions(source) else None
+    given = Given(tuple(source.class_names), captions, tuple(loader.shape), latent, base.place)
     conditions = _conditions(config, base, given)
-    config = _filled(config, base, conditions, latent)
+    config = _filled(config, base, conditions, latent, told_features(conditions, loader))
     training = config.stage(AutoencoderTraining)
     if training is not None:
         check_loss(training, base.autoencoder.config, space[0])
@@ -131,6 +141,25 @@ def has_captions(source: Source) -> bool:
     if known is not None:
         return bool(known)
     return any(annotation(source, i)[1] for i in range(min(len(source), 1000)))
+
+
+def captions_of(source: Source) -> Iterator[str]:
+    """The captions of all examples, those that aren't empty."""
+    texts = (annotation(source, i)[1] for i in range(len(source)))
+    return (text for text in texts if text)
+
+
+def told_features(conditions: Sequence[Condition], loader: Loader) -> dict[str, int]:
+    """How many features the conditions give as context and pooled, 0 for none; found on one example, not computed."""
+    example = next(iter(loader.annotations()))._replace(image=loader.prepared(0))
+
+    def told(params: Any, arrays: Any) -> Conditioning:
+        return join([c.apply(params[c.name], arrays[c.name], None) for c in conditions])
+
+    params = {c.name: jax.eval_shape(c.init, jax.random.key(0)) for c in conditions}
+    shapes = jax.eval_shape(told, params, {c.name: c.embed(stack(c.read(example)[:1])) for c in conditions})
+    parts = {"context_dim": shapes.context, "pooled_dim": shapes.pooled}
+    return {name: 0 if part is None else part.shape[-1] for name, part in parts.items()}
 
 
 def _conditions(config: Config, base: Base, given: Given) -> tuple[Condition, ...]:
@@ -153,7 +182,9 @@ def _conditions(config: Config, base: Base, given: Given) -> tuple[Condition, ..
     return found
 
 
-def _filled(config: Config, base: Base, conditions: tuple[Condition, ...], latent: tuple[int, ...]) -> Config:
+def _filled(
+    config: Config, base: Base, conditions: tuple[Condition, ...], latent: tuple[int, ...], told: dict[str, int]
+) -> Config:
     """The config with the open fields filled in: channels from images and latents, classes from the data."""
     label = next((c for c in conditions if isinstance(c, LabelCondition)), None)
     stages = []
@@ -169,9 +200,15 @@ def _filled(config: Config, base: Base, conditions: tuple[Condition, ...], laten
         changes["process"] = inherited(config.process, base.model.process)
     elif not isinstance(config.denoiser, Pretrained):
         # The conditions say whether there are classes; a network that has a number of its own keeps it.
-        asked = config.denoiser.num_classes or (-1 if label else 0)
-        changes["denoiser"] = dataclasses.replace(config.denoiser, num_classes=asked).fitted(
-            latent_channels=latent[-1], num_classes=label.num_classes if label else 0, image_channels=joined
+        asked: dict[str, int] = {"num_classes": config.denoiser.num_classes or (-1 if label else 0)}
+        for field in dataclasses.fields(config.denoiser):
+            if told.get(field.name) and getattr(config.denoiser, field.name) == field.default:
+                asked[field.name] = -1
+        changes["denoiser"] = dataclasses.replace(config.denoiser, **asked).fitted(
+            latent_channels=latent[-1],
+            num_classes=label.num_classes if label else 0,
+            image_channels=joined,
+            **told,
         )
     network = base.denoiser[0].config if base.denoiser else changes["denoiser"]
     if network.in_channels != latent[-1] + joined:

@@ -16,6 +16,7 @@ from ldm_jax.conditions import (
     Encoder,
     GivenImage,
     LabelCondition,
+    Saved,
     SavedCondition,
     TextCondition,
     TextConditioner,
@@ -121,7 +122,7 @@ def _load_ours(read: Reader) -> LatentDiffusion:
         if folder in index and index[folder][-1] == kind.__name__:
             denoiser, denoiser_params, _ = read.part(folder, kind)
     try:
-        conditions = enumerate(index["conditions"])
+        conditions, condition_params = _saved_conditions(read, index["conditions"])
         return LatentDiffusion(
             autoencoder=autoencoder,
             autoencoder_params=autoencoder_params,
@@ -132,10 +133,24 @@ def _load_ours(read: Reader) -> LatentDiffusion:
             denoiser_params=denoiser_params,
             process=from_tree(Process, index["process"], "process."),
             sampling=from_tree(Sampling, index["sampling"], "sampling."),
-            conditions=tuple(convert(SavedCondition, entry, f"conditions.{i}") for i, entry in conditions),
+            conditions=conditions,
+            condition_params=condition_params,
         )
     except KeyError as error:
         raise InputError(f"model: {read.path} lacks {error.args[0]}") from error
+
+
+def _saved_conditions(read: Reader, entries: Any) -> tuple[tuple[Condition, ...], dict[str, Any]]:
+    """What the denoiser is told, and the parameters that were trained for it, by the conditions' names."""
+    conditions: list[Condition] = []
+    params: dict[str, Any] = {}
+    for i, entry in enumerate(entries):
+        found = convert(SavedCondition, entry, f"conditions.{i}")
+        if isinstance(found, Saved):
+            found, own = found.open(read.path, lambda name: read.part(name, TextEncoder, T5Encoder)[:2])
+            params |= {found.name: own} if own else {}
+        conditions.append(found)
+    return tuple(conditions), params
 
 
 def _load_published(read: Reader, name: str) -> LatentDiffusion:

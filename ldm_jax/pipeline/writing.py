@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ldm_jax.conditions import SavedCondition
+from ldm_jax.conditions import Condition, SavedCondition, WithFiles
 from ldm_jax.errors import InputError
 from ldm_jax.pipeline.layouts import DENOISER_FOLDERS, PIPELINES, Layout
 from ldm_jax.pretrained.parts import read_json, save_part
@@ -40,13 +40,20 @@ def _save_ours(model: LatentDiffusion, path: Path) -> dict[str, Any]:
         "shape": list(model.shape),
         "process": to_tree(model.process),
         "sampling": to_tree(model.sampling),
-        "conditions": [to_tree(condition, SavedCondition) for condition in model.conditions],
+        "conditions": [_saved(condition, model, path) for condition in model.conditions],
     }
     if model.denoiser is not None:
         folder = DENOISER_FOLDERS[type(model.denoiser)]
         save_part(model.denoiser, model.denoiser_params, path / folder, rank=rank)
         index[folder] = ["ldm_jax", type(model.denoiser).__name__]
     return index
+
+
+def _saved(condition: Condition, model: LatentDiffusion, path: Path) -> Any:
+    """The condition as JSON; its parts are written beside the model's."""
+    if isinstance(condition, WithFiles):
+        return to_tree(condition.save(model.condition_params.get(condition.name, {}), path), SavedCondition)
+    return to_tree(condition, SavedCondition)
 
 
 def _save_published(model: LatentDiffusion, path: Path, name: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections.abc import Sequence
@@ -44,6 +45,17 @@ class Tokenizer:
         pipeline.no_padding()
         pipeline.no_truncation()
         self._pipeline, self.length, self.pad_id = pipeline, length, pad_id
+
+    @property
+    def size(self) -> int:
+        """How many ids there are."""
+        return self._pipeline.get_vocab_size()
+
+    def cut(self, length: int) -> Tokenizer:
+        """The same for texts of at most `length` tokens."""
+        shorter = copy.copy(self)
+        shorter.length = min(self.length, length)
+        return shorter
 
     def __call__(self, texts: Sequence[str], length: int | None = None, pad: bool = True) -> TokenIds:
         """Ids [b l] int32 and mask: cut to `length` (the model's own where None), end token kept. Logs what is cut off.
