@@ -22,13 +22,14 @@ from ldm_jax.conditions.base import (
 )
 from ldm_jax.conditions.building import Given
 from ldm_jax.conditions.encoders import Encoder, Style, TextConditioner
-from ldm_jax.conditions.images import GivenImage, in_range
+from ldm_jax.conditions.images import GivenImage, in_range, mask_of
 from ldm_jax.conditions.label import Label, LabelCondition
 from ldm_jax.conditions.text import TextCondition
 
 CONDITIONS: tuple[tuple[str, str], ...] = (
     ("label", "Label"),
     ("low_resolution", "LowResolution"),
+    ("masked_image", "MaskedImage"),
     ("text", "Text"),
 )
 """(file, config) of every condition that an experiment may name.
@@ -67,6 +68,7 @@ __all__ = [
     "drop",
     "in_range",
     "join",
+    "mask_of",
     "stack",
     "training_conditioning",
 ]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from ldm_jax.conditions.base import Arrays, Asked, Params, Size
 from ldm_jax.data import Example
@@ -27,6 +27,24 @@ def in_range(name: str, image: Any) -> np.ndarray:
     if not (image.size and np.isfinite(image).all() and np.abs(image).max() <= 1.001):
         raise InputError(f"{name}: it must be uint8, or floats in [-1, 1]")
     return image
+
+
+def mask_of(masks: Any, shape: tuple[int, ...]) -> Float[np.ndarray, "n h w 1"]:
+    """Masks as float32 of 0 and 1 for images [n h w c]; InputError for another size or nothing to paint."""
+    mask = np.asarray(masks)
+    if mask.ndim == 2:
+        mask = np.broadcast_to(mask, (shape[0], *mask.shape))
+    mask = mask[..., None] if mask.ndim == 3 else mask
+    if mask.shape != (*shape[:3], 1):
+        wanted = " ".join(map(str, (*shape[:3], 1)))
+        raise InputError(f"masks: {list(np.shape(masks))} must be [{wanted}], [n h w] or [h w] of the images' size")
+    values = np.unique(mask)
+    full = 255 if mask.dtype == np.uint8 and values.max(initial=0) == 255 else 1
+    if not np.isin(values.astype(np.float64), (0, full)).all():
+        raise InputError("masks: they must hold 0 and 1 (or, as uint8, 0 and 255) alone")
+    if not mask.any():
+        raise InputError("masks: there is nothing to paint; 1 is where to paint, 0 what to keep")
+    return (mask == full).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
@@ -18,21 +20,23 @@ def things_in(picture: UInt8[np.ndarray, "h w 3"]) -> list[Thing]:
     """The objects, the largest first: every connected patch of ink with the colour and shape nearest to it."""
     x = picture.astype(np.float32)
     ink = np.linalg.norm(x - 255.0, axis=-1) > INK
-    patches, count = ndimage.label(ink, np.ones((3, 3)))  # type: ignore[misc]
-    sizes = ndimage.sum_labels(ink, patches, range(1, count + 1)) if count else []
+    labelled: Any = ndimage.label(ink, np.ones((3, 3)))
+    patches, count = labelled
+    sizes = np.bincount(patches.ravel(), minlength=count + 1)[1:]
     order = [int(i) + 1 for i in np.argsort(sizes)[::-1] if sizes[i] >= LEAST]
     return [_read(x, patches == i) for i in order]
 
 
 def _read(x: Float[np.ndarray, "h w 3"], patch: Bool[np.ndarray, "h w"]) -> Thing:
-    inner = ndimage.binary_erosion(patch)
+    inner: Any = ndimage.binary_erosion(patch)
     pixels = x[inner if inner.any() else patch]
     colour = _nearest(np.median(pixels, axis=0))
     rows, columns = np.nonzero(patch)
     box = rows.min(), rows.max(), columns.min(), columns.max()
     # How much ink a pixel has, as the masks have it: the share of the way from white to the object's colour.
     way = 255.0 - np.asarray(COLOURS[colour], np.float32)
-    cover = np.where(ndimage.binary_dilation(patch), np.clip((255.0 - x) @ way / (way @ way), 0.0, 1.0), 0.0)
+    near: Any = ndimage.binary_dilation(patch)
+    cover = np.where(near, np.clip((255.0 - x) @ way / (way @ way), 0.0, 1.0), 0.0)
     found = max((_match(cover, box, shape, radius) for shape in SHAPES for radius in _radii(box)), key=lambda m: m[0])
     _, shape, radius, centre = found
     size = min(SIZES, key=lambda name: abs(SIZES[name] - radius))

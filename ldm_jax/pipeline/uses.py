@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from ldm_jax.conditions import in_range
+from ldm_jax.conditions import Condition, in_range, mask_of
 from ldm_jax.diffusion import editing
 from ldm_jax.errors import InputError
 from ldm_jax.metrics.rounding import to_uint8
@@ -25,6 +25,7 @@ class Uses:
     sample: Callable[..., Any]
     autoencoder: Any
     shape: tuple[int, ...]
+    conditions: tuple[Condition, ...]
 
     def edit(self, key: Array, images: Any, strength: Any = 0.8, **sampling: Any) -> UInt8[np.ndarray, "n h w c"]:
         """Image to image: `strength` of the way to noise and back (SDEdit), towards labels or prompts.
@@ -51,20 +52,22 @@ class Uses:
     ) -> UInt8[np.ndarray, "n h w c"]:
         """Paints where `masks` are: bool or 0/1, or uint8 of 0/255, [n h w], [n h w 1] or [h w] for all images.
 
-        What is outside goes through the autoencoder; paste puts the images' own pixels back there. jump, resample:
-        RePaint's walk, 0 and 1 for replacement alone (`ldm_jax.tasks.Inpaint`).
+        What is outside goes through the autoencoder; paste puts the images' own pixels back there. A model that was
+        trained for it is told image and mask; with any other, what is known is put back at every step. jump, resample:
+        RePaint's walk then, 0 and 1 for replacement alone (`ldm_jax.tasks.Inpaint`).
         """
         pixels = in_range("images", images)
         mask = mask_of(masks, pixels.shape)
+        if any("mask" in condition.asks for condition in self.conditions):
+            drawn = self.sample(key, num=len(pixels), image=pixels, mask=mask, **sampling)
+            return pasted(drawn, pixels, mask) if paste else drawn
         # A latent position is painted where any of its pixels is.
         f = self.autoencoder.config.factor
         n, h, w, _ = mask.shape
         blocks = mask.reshape(n, h // f, f, w // f, f, 1).max(axis=(2, 4)) if f > 1 else mask
         arrays = {"known": self.encode(pixels), "mask": jnp.asarray(blocks)}
         drawn = self.sample(key, num=len(pixels), task=Inpaint(jump, resample), arrays=arrays, **sampling)
-        if not paste:
-            return drawn
-        return np.where(mask > 0, drawn, np.asarray(to_uint8(jnp.asarray(pixels))))
+        return pasted(drawn, pixels, mask) if paste else drawn
 
     def invert(self, images: Any, refine: int = 3, **sampling: Any) -> Float[np.ndarray, "n ... c"]:
         """The initial noise [n *space c] from which `sample(latents=..., sampler="ddim")` leads back to the images.
@@ -92,19 +95,6 @@ class Uses:
         return self.sample(key, num=len(images), image=images, **sampling)
 
 
-def mask_of(masks: Any, shape: tuple[int, ...]) -> Float[np.ndarray, "n h w 1"]:
-    """Masks as float32 of 0 and 1 for images [n h w c]; InputError for another size or nothing to paint."""
-    mask = np.asarray(masks)
-    if mask.ndim == 2:
-        mask = np.broadcast_to(mask, (shape[0], *mask.shape))
-    mask = mask[..., None] if mask.ndim == 3 else mask
-    if mask.shape != (*shape[:3], 1):
-        wanted = " ".join(map(str, (*shape[:3], 1)))
-        raise InputError(f"masks: {list(np.shape(masks))} must be [{wanted}], [n h w] or [h w] of the images' size")
-    values = np.unique(mask)
-    full = 255 if mask.dtype == np.uint8 and values.max(initial=0) == 255 else 1
-    if not np.isin(values.astype(np.float64), (0, full)).all():
-        raise InputError("masks: they must hold 0 and 1 (or, as uint8, 0 and 255) alone")
-    if not mask.any():
-        raise InputError("masks: there is nothing to paint; 1 is where to paint, 0 what to keep")
-    return (mask == full).astype(np.float32)
+def pasted(drawn: UInt8[np.ndarray, "n h w c"], pixels: Any, mask: Any) -> UInt8[np.ndarray, "n h w c"]:
+    """What was drawn where mask [n h w 1] is 1, the images' own pixels [n h w c] in [-1, 1] elsewhere."""
+    return np.where(mask > 0, drawn, np.asarray(to_uint8(jnp.asarray(pixels))))
