@@ -15,8 +15,8 @@ import jax
 import numpy as np
 
 import ldm_jax
-from ldm_jax.data.shapes import HELD_OUT, Shapes, Thing
-from ldm_jax.data.shapes_judge import things_in
+from ldm_jax.data.bundled.shapes import HELD_OUT, Shapes, Thing
+from ldm_jax.data.bundled.shapes_judge import things_in
 from ldm_jax.images import grid, write_png
 from ldm_jax.runtime import configure
 

@@ -7,11 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from ldm_jax.data import order
-from ldm_jax.data.hashing import fold, mix
-
-CHOICE = 3
-"""Purpose of the hash that chooses among an example's captions; the loader's are 1 and 2."""
+from ldm_jax.data import choices, order
 
 
 class Place(NamedTuple):
@@ -34,5 +30,4 @@ def place_of(n: int, batch_size: int, seed: int, step: int, *, process_index: in
     where = {"process_index": process_index, "process_count": process_count}
     examples, flipped = order(n, batch_size, seed, step, **where)
     index = np.arange(len(examples), dtype=np.int32) + np.int32(process_index * len(examples))
-    positions = index.astype(np.uint64) + np.uint64(step * batch_size)
-    return Place(examples, flipped, index, mix(positions, fold(seed, CHOICE)))
+    return Place(examples, flipped, index, choices(batch_size, seed, step, **where))

@@ -162,8 +162,7 @@ class TextCondition:
         return {"kind": self.name, "style": self.encoders.style, "encoders": encoders, "sizes": sizes, **more}
 
     def read(self, example: Example) -> Sequence[Arrays]:
-        captions = [text for text in (example.caption, *getattr(example, "captions", ())) if text]
-        each = self.encoders.tokens(list(dict.fromkeys(captions)) or [""])
+        each = self.encoders.tokens(list(dict.fromkeys(example.captions)) or [""])
         count = len(next(iter(each.values())))
         return [{name: ids[i] for name, ids in each.items()} for i in range(count)]
 

@@ -1,46 +1,29 @@
-"""Sources whose images lie in memory: npz files and the bundled set."""
+"""Sources whose images lie in memory, and npz files."""
 
-import functools
 import zipfile
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
-from PIL import Image
 
-from ldm_jax.data.shapes import Shapes
-from ldm_jax.data.source import Example, Source, check_split
+from ldm_jax.data.source import Annotation, Example
 from ldm_jax.errors import InputError
-
-BUNDLED = Path(__file__).parent / "bundled"
-FASHION_MNIST_CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
 
 
 class ArraySource:
-    """Images [n h w c] in memory, with optional labels [n] and captions (n of them); a Source."""
+    """Images [n h w c] in memory, with optional labels [n] and captions (of each image one or several); a Source."""
 
     def __init__(
         self,
         images: UInt8[np.ndarray, "n h w c"],
         labels: Int[np.ndarray, " n"] | None = None,
-        captions: tuple[str, ...] | None = None,
+        captions: Sequence[str] | Sequence[tuple[str, ...]] | None = None,
         class_names: tuple[str, ...] = (),
     ):
         self.images = images
         self.labels = labels
-        self.captions = captions
+        self.captions = None if captions is None else tuple(map(wordings, captions))
         self.class_names = class_names
 
     def __len__(self) -> int:
@@ -49,9 +32,14 @@ class ArraySource:
     def __getitem__(self, index: int) -> Example:
         return Example(self.images[index], *self.annotation(index))
 
-    def annotation(self, index: int) -> tuple[int, str]:
+    def annotation(self, index: int) -> Annotation:
         label = -1 if self.labels is None else int(self.labels[index])
-        return label, "" if self.captions is None else self.captions[index]
+        return label, () if self.captions is None else self.captions[index]
+
+
+def wordings(caption: str | tuple[str, ...]) -> tuple[str, ...]:
+    """One caption or several as an Example has them: without the empty ones."""
+    return tuple(text for text in ((caption,) if isinstance(caption, str) else caption) if text)
 
 
 class SignalSource:
@@ -76,35 +64,8 @@ class SignalSource:
     def __getitem__(self, index: int) -> Example:
         return Example(self.signals[index], *self.annotation(index))
 
-    def annotation(self, index: int) -> tuple[int, str]:
-        return -1 if self.labels is None else int(self.labels[index]), ""
-
-
-def open_bundled(name: str, split: str) -> Source:
-    """A set that ships in the package; see BUNDLED_SETS."""
-    if name not in BUNDLED_SETS:
-        known = ", ".join(f"bundled:{known}" for known in BUNDLED_SETS)
-        raise InputError(f"data.source: 'bundled:{name}' is not bundled; accepted: {known}")
-    check_split(split, ("train", "test"), f"bundled:{name}")
-    return BUNDLED_SETS[name](split)
-
-
-@functools.cache
-def fashion_mnist(split: str) -> ArraySource:
-    """10,000 and 2,000 grey images [28 28 1]; example i has class i % 10, so that any prefix is balanced."""
-    side, classes = 28, len(FASHION_MNIST_CLASSES)
-    with Image.open(BUNDLED / f"fashion_mnist_{split}.png") as sheet:
-        pixels = np.asarray(sheet)
-    rows, columns = pixels.shape[0] // side, pixels.shape[1] // side
-    by_class = pixels.reshape(rows, side, columns, side).transpose(0, 2, 1, 3).reshape(classes, -1, side, side, 1)
-    images = np.ascontiguousarray(by_class.swapaxes(0, 1)).reshape(-1, side, side, 1)
-    # Cached and shared by every caller.
-    images.flags.writeable = False
-    return ArraySource(images, np.arange(len(images)) % classes, None, FASHION_MNIST_CLASSES)
-
-
-BUNDLED_SETS: dict[str, Callable[[str], Source]] = {"fashion_mnist": fashion_mnist, "shapes": Shapes}
-"""The sets that ship in the package: split -> Source."""
+    def annotation(self, index: int) -> Annotation:
+        return -1 if self.labels is None else int(self.labels[index]), ()
 
 
 def open_npz(path: str) -> ArraySource | SignalSource:

@@ -28,7 +28,7 @@ import PIL
 
 from ldm_jax.data.cores import available_cores
 from ldm_jax.data.decoding import check_decodes, decode
-from ldm_jax.data.source import Example, Source, check_split, hold_out
+from ldm_jax.data.source import Annotation, Example, Source, check_split, hold_out
 from ldm_jax.errors import InputError
 
 log = logging.getLogger("ldm_jax.data")
@@ -68,8 +68,9 @@ class FolderSource:
             raise InputError(f"data.source: {self.files[index]} can no longer be read ({error})") from error
         return Example(image, *self.annotation(index))
 
-    def annotation(self, index: int) -> tuple[int, str]:
-        return self.labels[index], self.captions[index]
+    def annotation(self, index: int) -> Annotation:
+        caption = self.captions[index]
+        return self.labels[index], (caption,) if caption else ()
 
 
 def open_folder(path: str, split: str) -> Source:

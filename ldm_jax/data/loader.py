@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from ldm_jax.data.cores import available_cores
-from ldm_jax.data.order import order
+from ldm_jax.data.order import choices, order
 from ldm_jax.data.source import Example, Source, annotation
 from ldm_jax.data.transforms import prepare, to_float
 from ldm_jax.errors import InputError
@@ -146,13 +146,14 @@ class Loader:
         """Every example of the source in order, without its image where the source knows how."""
         nothing = np.empty((0, 0, 1), np.uint8)
         for i in range(len(self.source)):
-            label, caption = annotation(self.source, i)
-            yield Example(nothing, label, caption)
+            yield Example(nothing, *annotation(self.source, i))
 
     def captions(self, step: int) -> list[str]:
-        """The captions of the examples of batch `step`, "" for none."""
+        """A caption for each example of batch `step`, "" for none; of several the one that cached texts have there."""
         examples, _ = self._order(step)
-        return [annotation(self.source, i)[1] for i in examples.tolist()]
+        drawn = choices(self.batch_size, self.seed, step, **self._process())
+        found = [annotation(self.source, i)[1] for i in examples.tolist()]
+        return [texts[int(k) % len(texts)] if texts else "" for texts, k in zip(found, drawn, strict=True)]
 
     @property
     def labels(self) -> Int32[np.ndarray, " n"]:
@@ -179,8 +180,10 @@ class Loader:
 
     def _order(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """This process's examples of batch `step`, and which of them the coin would flip."""
-        where = {"process_index": self.process_index, "process_count": self.process_count}
-        return order(len(self.source), self.batch_size, self.seed, step, **where)
+        return order(len(self.source), self.batch_size, self.seed, step, **self._process())
+
+    def _process(self) -> dict[str, int]:
+        return {"process_index": self.process_index, "process_count": self.process_count}
 
     def _ahead(self, function: Any, steps: range) -> Iterator[Any]:
         """function(step) for each step, computed by background threads, in order."""

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 
-from ldm_jax.data.arrays import open_bundled, open_npz
+from ldm_jax.data.arrays import open_npz
+from ldm_jax.data.bundled import SETS, open_bundled
 from ldm_jax.data.folder import open_folder
 from ldm_jax.data.source import Source, hold_out
 from ldm_jax.data.tfds import open_tfds
 from ldm_jax.errors import InputError
 
 SCHEMES: dict[str, tuple[str, Callable[[str, str], Source]]] = {
-    "bundled": ("bundled:fashion_mnist", open_bundled),
+    "bundled": (", ".join(f"bundled:{name}" for name in SETS), open_bundled),
     "folder": ("folder:PATH", open_folder),
     "npz": ("npz:PATH", lambda path, split: hold_out(open_npz(path), split, f"npz:{path}")),
     "tfds": ("tfds:NAME", open_tfds),
@@ -19,7 +20,7 @@ SCHEMES: dict[str, tuple[str, Callable[[str, str], Source]]] = {
 def open_source(spec: str, split: str = "train") -> Source:
     """Open the data set that `spec` names.
 
-    - `bundled:fashion_mnist`: 10,000 (train) and 2,000 (test) images of Fashion-MNIST, 28x28x1, shipped in the package.
+    - `bundled:NAME`: a set that is shipped in the package; see `ldm_jax.data.bundled`.
     - `folder:PATH`: images in sub-folders by class, or all in one folder, or listed with their captions in
       metadata.jsonl or metadata.csv; see `ldm_jax.data.folder`.
     - `npz:PATH`: arrays `images`, optionally `labels`, `captions` and `class_names`; see `ldm_jax.data.arrays`.

@@ -7,12 +7,12 @@ inside the data set: 3 ms for each index of 10 examples, against microseconds fo
 import functools
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, UInt64
 
 from ldm_jax.data.hashing import fold, mix
 
-# Purposes: the same seed must not make the shuffle and the flips depend on each other.
-SHUFFLE, FLIP = 1, 2
+# Purposes: the same seed must not make the shuffle, the flips and the choice of captions depend on each other.
+SHUFFLE, FLIP, CHOICE = 1, 2, 3
 
 
 @functools.lru_cache(maxsize=4)
@@ -44,3 +44,15 @@ def order(
         examples[here] = permutation(n, seed, epoch)[places[here]]
     flipped = mix(positions.astype(np.uint64), fold(seed, FLIP)) >> np.uint64(63) == 1
     return examples, flipped
+
+
+def choices(
+    batch_size: int, seed: int, step: int, *, process_index: int = 0, process_count: int = 1
+) -> UInt64[np.ndarray, " b"]:
+    """A random number for each example of batch `step`: modulo how many captions it has, it tells which one is taken.
+
+    An example has another position in the stream in each epoch, so in each epoch one of its captions is drawn anew.
+    """
+    b = batch_size // process_count
+    positions = np.arange(b, dtype=np.uint64) + np.uint64(step * batch_size + process_index * b)
+    return mix(positions, fold(seed, CHOICE))

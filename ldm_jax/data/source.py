@@ -1,7 +1,7 @@
 """What a data set looks like to the rest of the package, and how one is split."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -11,14 +11,24 @@ from ldm_jax.errors import InputError
 
 
 class Example(NamedTuple):
-    """One example. `image` is uint8 [h w c] with c 1 or 3, of any size, or a signal; no label is -1, no caption "".
+    """One example. `image` is uint8 [h w c] with c 1 or 3, of any size, or a signal; no label is -1.
 
-    A signal is float32 [*space c] in [-1, 1], and its source says `signal_shape`.
+    A signal is float32 [*space c] in [-1, 1], and its source says `signal_shape`. `captions` are all wordings of what
+    the image shows, none of them empty; which one a batch takes is decided where batches are made.
     """
 
     image: np.ndarray
     label: int = -1
-    caption: str = ""
+    captions: tuple[str, ...] = ()
+
+    @property
+    def caption(self) -> str:
+        """The first caption, "" where there is none."""
+        return self.captions[0] if self.captions else ""
+
+
+Annotation: TypeAlias = tuple[int, tuple[str, ...]]
+"""The label and the captions of an example."""
 
 
 @runtime_checkable
@@ -27,7 +37,7 @@ class Source(Protocol):
 
     `class_names[label]` names a label; it is empty where there are no labels, so its length is the number of classes.
     Reading must be safe from several threads. A source whose labels and captions cost much less than its images also
-    offers `annotation(i) -> (label, caption)`, which `annotation` below uses.
+    offers `annotation(i) -> (label, captions)`, which `annotation` below uses.
     """
 
     @property
@@ -38,13 +48,13 @@ class Source(Protocol):
     def __getitem__(self, index: int, /) -> Example: ...
 
 
-def annotation(source: Source, index: int) -> tuple[int, str]:
-    """The label and the caption of example `index`, without decoding its image where the source knows how."""
-    read: Callable[[int], tuple[int, str]] | None = getattr(source, "annotation", None)
+def annotation(source: Source, index: int) -> Annotation:
+    """The label and the captions of example `index`, without decoding its image where the source knows how."""
+    read: Callable[[int], Annotation] | None = getattr(source, "annotation", None)
     if read is not None:
         return read(index)
     example = source[index]
-    return example.label, example.caption
+    return example.label, example.captions
 
 
 def evenly(total: int, count: int) -> Int[np.ndarray, " n"]:
@@ -71,7 +81,7 @@ class Subset:
     def __getitem__(self, index: int) -> Example:
         return self.source[int(self.indices[index])]
 
-    def annotation(self, index: int) -> tuple[int, str]:
+    def annotation(self, index: int) -> Annotation:
         return annotation(self.source, int(self.indices[index]))
 
 

@@ -5,7 +5,7 @@ TFDS_DATA_DIR, else in TFDS's default folder (~/tensorflow_datasets). `ldm_jax/d
 
 Features are found by type: the image is the feature `image`, else the first Image; the label is `label`, else the
 first ClassLabel; the caption is `caption` or `text`, else the first Text whose name does not speak of a file, an id or
-a URL. Where a feature is a sequence (COCO has five captions an image) its first element counts.
+a URL. Where a feature is a sequence its first element counts, of captions (COCO has five an image) all.
 """
 
 import os
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ldm_jax.data.decoding import decode
-from ldm_jax.data.source import Example, Source, check_split, hold_out
+from ldm_jax.data.source import Annotation, Example, Source, check_split, hold_out
 from ldm_jax.errors import InputError
 
 FeaturePath = tuple[str, ...]
@@ -57,12 +57,13 @@ class TfdsSource:
             raise InputError(f"data.source: {self.spec}: image {index} cannot be decoded ({error})") from error
         return Example(image, *self._annotation(record))
 
-    def annotation(self, index: int) -> tuple[int, str]:
+    def annotation(self, index: int) -> Annotation:
         return self._annotation(self.parse(self.records[index]))
 
-    def _annotation(self, record: Any) -> tuple[int, str]:
-        label, caption = _first(record, self.label), _first(record, self.caption)
-        return -1 if label is None else label, (caption or b"").decode("utf-8", "replace")
+    def _annotation(self, record: Any) -> Annotation:
+        label, captions = _first(record, self.label), _values(record, self.caption)
+        texts = (text.decode("utf-8", "replace") for text in captions)
+        return -1 if label is None else label, tuple(text for text in texts if text)
 
 
 def open_tfds(name: str, split: str) -> Source:
@@ -148,11 +149,16 @@ def _describes(path: FeaturePath) -> bool:
 
 def _first(record: Any, path: FeaturePath | None) -> Any:
     """The first value (bytes or int) that a tf.train.Example has for a feature, None where it has none."""
+    values = _values(record, path)
+    return values[0] if values else None
+
+
+def _values(record: Any, path: FeaturePath | None) -> Any:
+    """All values that a tf.train.Example has for a feature."""
     features = record.features.feature
     # TFDS stores a sequence of sequences flat, under a name of its own.
     for key in () if path is None else ("/".join(path), "/".join((*path, "ragged_flat_values"))):
         if key in features:
             feature = features[key]
-            values = feature.bytes_list.value or feature.int64_list.value
-            return values[0] if values else None
-    return None
+            return feature.bytes_list.value or feature.int64_list.value
+    return ()

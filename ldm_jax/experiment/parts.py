@@ -13,7 +13,7 @@ import jax
 
 from ldm_jax.conditions import Condition, Given, LabelCondition, join, stack
 from ldm_jax.config import Config, Pretrained, check_loss
-from ldm_jax.data import Loader, Source, Subset, annotation, open_source
+from ldm_jax.data import Loader, Source, Subset, annotation, has_captions, open_source
 from ldm_jax.diffusion.process import Process
 from ldm_jax.errors import InputError
 from ldm_jax.experiment.workdir import place_of_given
@@ -135,18 +135,9 @@ def assemble(config: Config, base: Base) -> Parts:
     return Parts(config, base, loader, test, conditions)
 
 
-def has_captions(source: Source) -> bool:
-    """Whether any example has a caption, by the source's word or by its first thousand."""
-    known = getattr(source, "has_captions", None)
-    if known is not None:
-        return bool(known)
-    return any(annotation(source, i)[1] for i in range(min(len(source), 1000)))
-
-
 def captions_of(source: Source) -> Iterator[str]:
-    """The captions of all examples, those that aren't empty."""
-    texts = (annotation(source, i)[1] for i in range(len(source)))
-    return (text for text in texts if text)
+    """All captions of all examples."""
+    return (text for i in range(len(source)) for text in annotation(source, i)[1])
 
 
 def told_features(conditions: Sequence[Condition], loader: Loader) -> dict[str, int]:

@@ -102,7 +102,7 @@ def test_a_condition_is_one_file_and_one_line(name):
 def test_what_the_network_is_told(name):
     row = ROWS[name]
     condition = row.config.build(GIVEN)
-    arrays = arrays_of(condition, *(Example(IMAGE, label, text) for label, text in ((0, "a cat"), (2, "a dog"))))
+    arrays = arrays_of(condition, *(Example(IMAGE, label, (text,)) for label, text in ((0, "a cat"), (2, "a dog"))))
     keys, params = jax.random.split(jax.random.key(0), 2), condition.init(jax.random.key(1))
     for told in (condition.apply(params, arrays, None), jax.jit(condition.apply)(params, arrays, keys)):
         parts = {field: value.shape for field, value in told._asdict().items() if value is not None}
@@ -120,7 +120,7 @@ def test_what_the_network_is_told(name):
 def test_dropped_at_its_own_rate(name):
     condition = ROWS[name].config.build(GIVEN)
     n = 400
-    one = condition.read(Example(IMAGE, 1, "a cat"))[0]
+    one = condition.read(Example(IMAGE, 1, ("a cat",)))[0]
     arrays = {condition.name: {k: np.stack([np.asarray(v)] * n) for k, v in one.items()}}
     keys, params = jax.random.split(jax.random.key(1), n), condition.init(jax.random.key(2))
     part = next(iter(ROWS[name].parts))

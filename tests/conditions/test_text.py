@@ -24,7 +24,7 @@ NOTHING = np.zeros((8, 8, 3), np.uint8)
 
 
 def example(caption):
-    return Example(NOTHING, -1, caption)
+    return Example(NOTHING, -1, (caption,) if caption else ())
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_saved_and_opened(kind, folder, tmp_path):
 def test_a_frozen_encoder_reads_each_distinct_caption_once(folder, tmp_path, monkeypatch):
     condition = Text(FrozenEncoder(str(folder)), 8).build(GIVEN)
     texts = ("a red star", "a blue star", "a red star", "", "a blue star", "a red star") * 5
-    source = ArraySource(np.zeros((len(texts), 8, 8, 3), np.uint8), None, texts)
+    source = ArraySource(np.zeros((len(texts), 8, 8, 3), np.uint8), None, [(text,) if text else () for text in texts])
     loader = Loader(source, batch_size=2, image_size=8, channels=3, seed=0)
     rows = []
     encode = type(condition.encoders).encode

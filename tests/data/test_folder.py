@@ -217,5 +217,5 @@ def test_an_image_that_vanishes_later_is_named(tmp_path):
 
 def test_annotation_does_not_decode(tmp_path):
     source = FolderSource([tmp_path / "not there.png"], [3], ["words"])
-    assert source.annotation(0) == (3, "words")
+    assert source.annotation(0) == (3, ("words",))
     assert np.size(source.files) == 1

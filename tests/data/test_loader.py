@@ -131,6 +131,24 @@ def test_labels_are_those_of_the_source():
     assert load(source=ArraySource(IMAGES)).captions(0) == [""] * 6
 
 
+def test_of_several_captions_one_is_drawn_anew_each_epoch():
+    texts = [tuple(f"{i}{letter}" for letter in "abc"[: i % 4]) for i in range(N)]
+    loader = load(source=ArraySource(IMAGES, None, texts), batch_size=N)
+    drawn: list[set[str]] = [set() for _ in range(N)]
+    for epoch in range(30):
+        examples = loader[epoch]["example"].tolist()
+        assert loader.captions(epoch) == loader.captions(epoch)
+        for i, text in zip(examples, loader.captions(epoch), strict=True):
+            assert text in texts[i] or not texts[i]
+            drawn[i].add(text)
+    # Of 30 draws from three none is missing but with a chance of 3 (2/3)^30.
+    assert [len(found) for found in drawn] == [max(len(own), 1) for own in texts]
+    first, second = (
+        load(source=loader.source, batch_size=8, process_index=p, process_count=2).captions(3) for p in (0, 1)
+    )
+    assert first + second == load(source=loader.source, batch_size=8).captions(3)
+
+
 def test_images_are_prepared_once_where_they_fit():
     class Counting(ArraySource):
         reads = 0

@@ -53,8 +53,8 @@ def test_annotation_reads_the_example_where_the_source_has_no_shortcut():
             return 1
 
         def __getitem__(self, index):
-            return Example(np.zeros((1, 1, 1), np.uint8), 0, "words")
+            return Example(np.zeros((1, 1, 1), np.uint8), 0, ("words",))
 
     source: Source = Plain()
-    assert annotation(source, 0) == (0, "words")
-    assert annotation(hold_out(numbered(20), "train", "x"), 0) == (1, "number 1")
+    assert annotation(source, 0) == (0, ("words",))
+    assert annotation(hold_out(numbered(20), "train", "x"), 0) == (1, ("number 1",))

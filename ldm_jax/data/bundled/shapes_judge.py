@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
 
-from ldm_jax.data.shapes import COLOURS, SHAPES, SIZES, Thing, mask
+from ldm_jax.data.bundled.shapes import COLOURS, SHAPES, SIZES, Thing, mask
 
 INK = 60.0
 """RGB distance from white beyond which a pixel belongs to an object."""

@@ -1,4 +1,4 @@
-"""Coloured shapes with captions, made while they are read: a text-to-image set that can be judged exactly.
+"""`bundled:shapes`: coloured shapes with captions, made while they are read; what is drawn can be judged exactly.
 
 Each picture shows one or two objects on white; an object is a colour, a shape, a size and a place, and its caption says
 so in plain English. No object of training has one of the HELD_OUT pairs of colour and shape; every picture of the test
@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
-from ldm_jax.data.source import Example
+from ldm_jax.data.source import Annotation, Example
 
 SIDE = 64
 """Pixels along each side of a picture."""
@@ -71,10 +71,10 @@ class Shapes:
 
     def __getitem__(self, index: int) -> Example:
         things, caption = self.scene(index)
-        return Example(paint(things), -1, caption)
+        return Example(paint(things), -1, (caption,))
 
-    def annotation(self, index: int) -> tuple[int, str]:
-        return -1, self.scene(index)[1]
+    def annotation(self, index: int) -> Annotation:
+        return -1, (self.scene(index)[1],)
 
     def scene(self, index: int) -> tuple[tuple[Thing, ...], str]:
         """The objects of example `index`, in the caption's order, and the caption."""
