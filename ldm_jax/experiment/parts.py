@@ -11,7 +11,7 @@ import jax
 
 from ldm_jax.conditions import Condition, Given, LabelCondition
 from ldm_jax.config import Config, Pretrained, check_loss
-from ldm_jax.data import Loader, Source, Subset, annotation, open_source
+from ldm_jax.data import Loader, Source, Subset, has_captions, open_source, summary
 from ldm_jax.diffusion.process import Process
 from ldm_jax.errors import InputError
 from ldm_jax.experiment.workdir import place_of_given
@@ -109,8 +109,11 @@ def assemble(config: Config, base: Base) -> Parts:
     )
     try:
         test = open_source(data.source, "test")
-    except InputError:
+    except InputError as error:
+        log.warning("nothing is held out: %s", error)
         test = None
+    if jax.process_index() == 0:
+        log.info("%s: %s", data.source, summary(source, test))
     factor = base.autoencoder.config.factor
     *space, _ = loader.shape
     if any(side % factor for side in space):
@@ -125,14 +128,6 @@ def assemble(config: Config, base: Base) -> Parts:
     return Parts(config, base, loader, test, conditions)
 
 
-def has_captions(source: Source) -> bool:
-    """Whether any example has a caption, by the source's word or by its first thousand."""
-    known = getattr(source, "has_captions", None)
-    if known is not None:
-        return bool(known)
-    return any(annotation(source, i)[1] for i in range(min(len(source), 1000)))
-
-
 def _conditions(config: Config, base: Base, given: Given) -> tuple[Condition, ...]:
     training = config.stage(DenoiserTraining)
     if base.model is not None and training is not None:
@@ -143,7 +138,10 @@ def _conditions(config: Config, base: Base, given: Given) -> tuple[Condition, ..
     if given.captions and "caption" not in read:
         log.warning("%s has captions that no condition of this experiment reads", config.data.source)
     if "caption" in read and not given.captions:
-        raise InputError(f"data.source: {config.data.source} has no captions, which this denoiser is told")
+        raise InputError(
+            f"data.source: {config.data.source} has no captions, which this denoiser is told; docs/data.md shows where "
+            "they are looked for"
+        )
     for condition in found:
         if isinstance(condition, LabelCondition) and len(given.class_names) > condition.num_classes:
             raise InputError(
