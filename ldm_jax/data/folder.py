@@ -1,25 +1,15 @@
-"""`folder:PATH`: image files on disk.
+"""`folder:PATH`: image files on disk, laid out as docs/data.md shows and `ldm_jax.data.layout` finds out.
 
-Three layouts, each either in PATH itself or in its sub-folders `train/` and `test/` (or `validation/`):
-
-- images in sub-folders (at any depth) by class: the first-level folders' sorted names are the class names;
-- images all in one folder: no labels;
-- `metadata.jsonl` or `metadata.csv` beside the images, one row an image, with the fields `file_name` (relative to
-  the metadata file) and `text`, as Hugging Face's imagefolder has it: captions and no labels.
-
-Files that start with a dot and files that are not images by their extension are passed over. `decoding.decode` says
-what becomes of EXIF orientation, transparency and unusual pixel formats.
+`decoding.decode` says what becomes of EXIF orientation, transparency and unusual pixel formats.
 
 Every image is decoded once when the folder is opened, in threads: a length and an order that change when a broken file
 turns up in hour three would break resuming. The verdicts are remembered in the user's cache folder by the file's size
 and time, so that the next opening only looks at what changed.
 """
 
-import csv
 import json
 import logging
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -28,57 +18,49 @@ import PIL
 
 from ldm_jax.data.cores import available_cores
 from ldm_jax.data.decoding import check_decodes, decode
+from ldm_jax.data.layout import EXTENSIONS, Picture, read_layout
 from ldm_jax.data.source import Annotation, Example, Source, check_split, hold_out
+from ldm_jax.data.splits import SPLITS
 from ldm_jax.errors import InputError
 
 log = logging.getLogger("ldm_jax.data")
 
-EXTENSIONS = frozenset(
-    [".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"]
-)
-SPLITS = ("train", "test", "validation")
-METADATA = ("metadata.jsonl", "metadata.csv")
 NAMED_AT_MOST = 10
 
 
 class FolderSource:
-    """The images at `files`; a Source. `broken` holds (file, reason) for those that were skipped."""
+    """The images of `pictures`; a Source. `broken` holds (file, reason) for those that were skipped."""
 
     def __init__(
         self,
-        files: list[Path],
-        labels: list[int],
-        captions: list[str],
+        pictures: list[Picture],
         class_names: tuple[str, ...] = (),
         broken: tuple[tuple[Path, str], ...] = (),
     ):
-        self.files = files
-        self.labels = labels
-        self.captions = captions
+        self.pictures = pictures
         self.class_names = class_names
         self.broken = broken
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.pictures)
 
     def __getitem__(self, index: int) -> Example:
         try:
-            image = decode(self.files[index])
+            image = decode(self.pictures[index].file)
         except Exception as error:  # it could be decoded when the folder was opened
-            raise InputError(f"data.source: {self.files[index]} can no longer be read ({error})") from error
+            raise InputError(f"data.source: {self.pictures[index].file} can no longer be read ({error})") from error
         return Example(image, *self.annotation(index))
 
     def annotation(self, index: int) -> Annotation:
-        caption = self.captions[index]
-        return self.labels[index], (caption,) if caption else ()
+        return self.pictures[index].label, self.pictures[index].captions
 
 
 def open_folder(path: str, split: str) -> Source:
-    """Open a split of a folder of images, laid out as this module's docstring says.
+    """Open a split of a folder of images, laid out as docs/data.md shows.
 
-    Sub-folders are splits where `train/` is there and no sub-folder has another name than train, test and validation.
-    Otherwise, and where there is only `train/`, "test" is a held-out tenth that "train" lacks. Broken images are named
-    and counted in one warning of the logger `ldm_jax.data`, and skipped.
+    Where nothing says which images are for tests, "test" is a held-out tenth that "train" lacks; the validation split
+    stands in for a missing test split. What is not used is counted in one warning of the logger `ldm_jax.data`, broken
+    images are named in another and skipped.
 
     Raises:
       InputError: the folder is missing or holds no image that can be read, the metadata are malformed, or the folder
@@ -89,101 +71,39 @@ def open_folder(path: str, split: str) -> Source:
         raise InputError(f"data.source: {spec}: there is no such folder; accepted: a folder with images")
     if not os.access(root, os.R_OK | os.X_OK):
         raise InputError(f"data.source: {spec}: you may not read this folder; accepted: a folder with images")
-    names = {entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
-    if "train" not in names or not names <= set(SPLITS) or _metadata_file(root):
+    layout = read_layout(root, spec)
+    if layout.notes:
+        log.warning("%s: %s", spec, "; ".join(layout.notes))
+    there = tuple(name for name in SPLITS if any(picture.split == name for picture in layout.pictures))
+
+    def part(name: str | None) -> FolderSource:
+        pictures = [picture for picture in layout.pictures if picture.split == name]
+        return _without_broken(root, pictures, layout.class_names, spec)
+
+    if not there:
         check_split(split, ("train", "test"), spec)
-        return hold_out(_open_layout(root, None, spec), split, spec)
-    check_split(split, tuple(name for name in SPLITS if name in names | {"test"}), spec)
-    # Over all splits, so that a class means the same number in each.
-    classes = tuple(sorted({name for folder in names for name in _class_folders(root / folder)}))
-    if split == "test" and "test" not in names:
-        if "validation" in names:
-            return _open_layout(root / "validation", classes, spec)
-        return hold_out(_open_layout(root / "train", classes, spec), split, spec)
-    if split == "train" and len(names) == 1:
-        return hold_out(_open_layout(root / "train", classes, spec), split, spec)
-    return _open_layout(root / split, classes, spec)
+        return hold_out(part(None), split, spec)
+    accepted = there if "train" not in there else tuple(dict.fromkeys((*there, "test")))
+    check_split(split, accepted, spec)
+    if split == "test" and "test" not in there and "validation" in there:
+        return part("validation")
+    return hold_out(part("train"), split, spec) if there == ("train",) else part(split)
 
 
-def _open_layout(root: Path, class_names: tuple[str, ...] | None, spec: str) -> FolderSource:
-    metadata = _metadata_file(root)
-    if metadata is not None:
-        rows = list(_read_metadata(metadata, spec))
-        return _without_broken(root, [file for file, _ in rows], [-1] * len(rows), [text for _, text in rows], (), spec)
-    names = _class_folders(root)
-    flat = _images_in(root, deep=False)
-    if names and flat:
-        raise InputError(
-            f"data.source: {spec}: images beside the class folders, such as {flat[0].name}; accepted: images in "
-            "sub-folders by class, or all in one folder"
-        )
-    if not names:
-        return _without_broken(root, flat, [-1] * len(flat), [""] * len(flat), (), spec)
-    class_names = class_names or names
-    pairs = [(file, class_names.index(name)) for name in names for file in _images_in(root / name, deep=True)]
-    return _without_broken(root, [f for f, _ in pairs], [c for _, c in pairs], [""] * len(pairs), class_names, spec)
-
-
-def _without_broken(
-    root: Path, files: list[Path], labels: list[int], captions: list[str], class_names: tuple[str, ...], spec: str
-) -> FolderSource:
-    if not files:
+def _without_broken(root: Path, pictures: list[Picture], class_names: tuple[str, ...], spec: str) -> FolderSource:
+    if not pictures:
         raise InputError(f"data.source: {spec} holds no images; accepted: {' '.join(sorted(EXTENSIONS))}")
-    reasons = _check_all(root, files)
-    broken = tuple((file, reason) for file, reason in zip(files, reasons, strict=True) if reason is not None)
+    reasons = _check_all(root, [picture.file for picture in pictures])
+    checked = list(zip(pictures, reasons, strict=True))
+    broken = tuple((picture.file, reason) for picture, reason in checked if reason is not None)
     if broken:
         named = "; ".join(f"{os.path.relpath(file, root)} ({reason})" for file, reason in broken[:NAMED_AT_MOST])
         more = f"; and {len(broken) - NAMED_AT_MOST} more" if len(broken) > NAMED_AT_MOST else ""
-        message = f"{len(broken)} of {len(files)} images cannot be read: {named}{more}"
-        if len(broken) == len(files):
+        message = f"{len(broken)} of {len(pictures)} images cannot be read: {named}{more}"
+        if len(broken) == len(pictures):
             raise InputError(f"data.source: {spec}: {message}")
         log.warning("%s: %s; skipped", spec, message)
-    good = [i for i, reason in enumerate(reasons) if reason is None]
-    return FolderSource(
-        [files[i] for i in good], [labels[i] for i in good], [captions[i] for i in good], class_names, broken
-    )
-
-
-def _class_folders(root: Path) -> tuple[str, ...]:
-    """The sorted names of the sub-folders that hold images."""
-    entries = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    return tuple(entry.name for entry in entries if next(_walk(entry, deep=True), None) is not None)
-
-
-def _images_in(folder: Path, deep: bool) -> list[Path]:
-    return sorted(_walk(folder, deep))
-
-
-def _walk(folder: Path, deep: bool) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if deep and not name.startswith("."))
-        for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS:
-                yield Path(parent, name)
-
-
-def _metadata_file(root: Path) -> Path | None:
-    return next((root / name for name in METADATA if (root / name).is_file()), None)
-
-
-def _read_metadata(path: Path, spec: str) -> Iterator[tuple[Path, str]]:
-    """(file, caption) for each row of a metadata file."""
-    where = f"data.source: {spec}: {path.name}"
-    try:
-        lines = path.read_text("utf-8-sig").splitlines(keepends=True)
-        if path.suffix == ".csv":
-            rows = [(None, row) for row in csv.DictReader(lines)]
-        else:
-            rows = [(number, json.loads(line)) for number, line in enumerate(lines, 1) if line.strip()]
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{where} cannot be read ({' '.join(str(error).split())})") from error
-    for count, (number, row) in enumerate(rows, 1):
-        place = f"line {number}" if number else f"row {count}"
-        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("file_name", "text")):
-            raise InputError(f"{where}, {place}: accepted: the fields file_name and text, both strings")
-        if Path(row["file_name"]).is_absolute() or ".." in Path(row["file_name"]).parts:
-            raise InputError(f"{where}, {place}: file_name {row['file_name']!r} leads out of the folder")
-        yield path.parent / row["file_name"], row["text"]
+    return FolderSource([picture for picture, reason in checked if reason is None], class_names, broken)
 
 
 def _check_all(root: Path, files: list[Path]) -> list[str | None]:

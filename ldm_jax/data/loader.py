@@ -10,7 +10,7 @@ from jaxtyping import Float32, Int32
 
 from ldm_jax.data.cores import available_cores
 from ldm_jax.data.order import choices, order
-from ldm_jax.data.source import Example, Source, annotation
+from ldm_jax.data.source import Example, Source, annotation, signal_shape
 from ldm_jax.data.transforms import prepare, to_float
 from ldm_jax.errors import InputError
 
@@ -18,13 +18,6 @@ Batch = dict[str, np.ndarray]
 
 MEMORY_LIMIT = 2**30  # bytes
 MAX_THREADS = 8
-
-
-def signal_shape(source: Source) -> tuple[int, ...] | None:
-    """[*space c] of a source of signals that are no pictures, None for pictures."""
-    while hasattr(source, "source"):
-        source = source.source  # pyright: ignore[reportAttributeAccessIssue] (a Subset)
-    return getattr(source, "signal_shape", None)
 
 
 def as_float(examples: np.ndarray) -> Float32[np.ndarray, "*shape"]:

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from ldm_jax.data.arrays import open_npz
 from ldm_jax.data.bundled import SETS, open_bundled
 from ldm_jax.data.folder import open_folder
+from ldm_jax.data.npz import open_npz
 from ldm_jax.data.source import Source, hold_out
 from ldm_jax.data.tfds import open_tfds
 from ldm_jax.errors import InputError
@@ -21,13 +21,14 @@ def open_source(spec: str, split: str = "train") -> Source:
     """Open the data set that `spec` names.
 
     - `bundled:NAME`: a set that is shipped in the package; see `ldm_jax.data.bundled`.
-    - `folder:PATH`: images in sub-folders by class, or all in one folder, or listed with their captions in
-      metadata.jsonl or metadata.csv; see `ldm_jax.data.folder`.
-    - `npz:PATH`: arrays `images`, optionally `labels`, `captions` and `class_names`; see `ldm_jax.data.arrays`.
+    - `folder:PATH`: images in sub-folders by class, or all in one folder, with captions in metadata.jsonl, metadata.csv
+      or a text file each.
+    - `npz:PATH`: arrays `images`, optionally `labels`, `captions` and `class_names`; see `ldm_jax.data.npz`.
     - `tfds:NAME`: any TFDS image data set that was prepared as ArrayRecord; see `ldm_jax.data.tfds`.
 
-    `split` is "train", "test", or another split that the data set itself has, such as "validation". Where there is no
-    test split, "test" is the validation split if there is one, else a held-out tenth that "train" then lacks.
+    docs/data.md shows all layouts. `split` is "train", "test", or another split that the data set itself has, such as
+    "validation". Where there is no test split, "test" is the validation split if there is one, else a held-out tenth
+    that "train" then lacks.
 
     Raises:
       InputError: the scheme, what it names, or the split is unknown, or the data cannot be read.

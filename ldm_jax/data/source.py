@@ -37,7 +37,8 @@ class Source(Protocol):
 
     `class_names[label]` names a label; it is empty where there are no labels, so its length is the number of classes.
     Reading must be safe from several threads. A source whose labels and captions cost much less than its images also
-    offers `annotation(i) -> (label, captions)`, which `annotation` below uses.
+    offers `annotation(i) -> (label, captions)`, which `annotation` below uses; one that knows without reading whether
+    there are captions says so in `has_captions`.
     """
 
     @property
@@ -55,6 +56,34 @@ def annotation(source: Source, index: int) -> Annotation:
         return read(index)
     example = source[index]
     return example.label, example.captions
+
+
+def signal_shape(source: Source) -> tuple[int, ...] | None:
+    """[*space c] of a source of signals that are no pictures, None for pictures."""
+    return getattr(_whole(source), "signal_shape", None)
+
+
+def _whole(source: Source) -> Source:
+    """The source that a Subset is of."""
+    while isinstance(source, Subset):
+        source = source.source
+    return source
+
+
+def has_captions(source: Source) -> bool:
+    """Whether any example has a caption: by the source's word, or else by all annotations."""
+    known = getattr(_whole(source), "has_captions", None)
+    if known is not None:
+        return bool(known)
+    return any(annotation(source, i)[1] for i in range(len(source)))
+
+
+def summary(source: Source, test: Source | None) -> str:
+    """What was found, in a few words: images (or signals) to train with, classes, captions, how many are held out."""
+    kind = "images" if signal_shape(source) is None else "signals"
+    captions = "yes" if has_captions(source) else "no"
+    held_out = 0 if test is None else len(test)
+    return f"{len(source)} {kind}, {len(source.class_names)} classes, captions: {captions}, held out: {held_out}"
 
 
 def evenly(total: int, count: int) -> Int[np.ndarray, " n"]:

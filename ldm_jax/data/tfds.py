@@ -4,8 +4,8 @@ NAME is written as TFDS writes it: `fashion_mnist`, `coco/2017`, `cifar10:3.0.2`
 TFDS_DATA_DIR, else in TFDS's default folder (~/tensorflow_datasets). `ldm_jax/data/prepare_tfds.py` prepares them.
 
 Features are found by type: the image is the feature `image`, else the first Image; the label is `label`, else the
-first ClassLabel; the caption is `caption` or `text`, else the first Text whose name does not speak of a file, an id or
-a URL. Where a feature is a sequence its first element counts, of captions (COCO has five an image) all.
+first ClassLabel; the caption is `caption`, `captions`, `text` or `prompt`, else the first Text whose name does not speak
+of a file, an id or a URL. Where a feature is a sequence its first element counts, of captions (COCO has five an image) all.
 """
 
 import os
@@ -16,6 +16,7 @@ import numpy as np
 
 from ldm_jax.data.decoding import decode
 from ldm_jax.data.source import Annotation, Example, Source, check_split, hold_out
+from ldm_jax.data.splits import split_of
 from ldm_jax.errors import InputError
 
 FeaturePath = tuple[str, ...]
@@ -33,7 +34,7 @@ class TfdsSource:
         found = list(_walk(features))
         self.image = _choose(found, tfds.features.Image, ("image",))
         self.label = _choose(found, tfds.features.ClassLabel, ("label",))
-        self.caption = _choose(found, tfds.features.Text, ("caption", "text"), _describes)
+        self.caption = _choose(found, tfds.features.Text, ("caption", "captions", "text", "prompt"), _describes)
         if self.image is None:
             raise InputError(f"data.source: {spec} has no image feature; accepted: TFDS data sets of images")
         dtype = np.dtype(dict(found)[self.image].np_dtype)
@@ -45,6 +46,10 @@ class TfdsSource:
         # Records are parsed and decoded here: four times as fast as TFDS does it, and images follow a folder's rules.
         self.records = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
         self.parse = tf_example_pb2.Example.FromString  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
+    def has_captions(self) -> bool:
+        return self.caption is not None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -101,13 +106,16 @@ def open_tfds(name: str, split: str) -> Source:
     splits = tuple(builder.info.splits)
     if not builder.is_prepared() or not splits:
         raise InputError(f"data.source: {spec} is prepared only in part; {prepare}")
-    check_split(split, splits if "train" not in splits else tuple(dict.fromkeys((*splits, "test"))), spec)
+    # Some call them "val" or "training".
+    named = {split_of(name): name for name in reversed(splits)} | {name: name for name in splits}
+    accepted = splits if "train" not in named else tuple(dict.fromkeys((*splits, "train", "test")))
+    check_split(split, accepted, spec)
     try:
-        if split == "test" and split not in splits and "validation" in splits:
-            return TfdsSource(builder, "validation", spec)
-        if split in splits and not (split == "train" and not {"test", "validation"} & set(splits)):
-            return TfdsSource(builder, split, spec)
-        return hold_out(TfdsSource(builder, "train", spec), split, spec)
+        if split == "test" and split not in named and "validation" in named:
+            return TfdsSource(builder, named["validation"], spec)
+        if split in named and not (named[split] == named["train"] and not {"test", "validation"} & named.keys()):
+            return TfdsSource(builder, named[split], spec)
+        return hold_out(TfdsSource(builder, named["train"], spec), split, spec)
     except NotImplementedError as error:
         stored = getattr(builder.info.file_format, "value", builder.info.file_format)
         raise InputError(

@@ -13,7 +13,7 @@ import jax
 
 from ldm_jax.conditions import Condition, Given, LabelCondition, join, stack
 from ldm_jax.config import Config, Pretrained, check_loss
-from ldm_jax.data import Loader, Source, Subset, annotation, has_captions, open_source
+from ldm_jax.data import Loader, Source, Subset, annotation, has_captions, open_source, summary
 from ldm_jax.diffusion.process import Process
 from ldm_jax.errors import InputError
 from ldm_jax.experiment.workdir import place_of_given
@@ -118,8 +118,11 @@ def assemble(config: Config, base: Base) -> Parts:
     )
     try:
         test = open_source(data.source, "test")
-    except InputError:
+    except InputError as error:
+        log.warning("nothing is held out: %s", error)
         test = None
+    if jax.process_index() == 0:
+        log.info("%s: %s", data.source, summary(source, test))
     factor = base.autoencoder.config.factor
     *space, _ = loader.shape
     if any(side % factor for side in space):
@@ -163,7 +166,10 @@ def _conditions(config: Config, base: Base, given: Given) -> tuple[Condition, ..
     if given.captions and "caption" not in read:
         log.warning("%s has captions that no condition of this experiment reads", config.data.source)
     if "caption" in read and not given.captions:
-        raise InputError(f"data.source: {config.data.source} has no captions, which this denoiser is told")
+        raise InputError(
+            f"data.source: {config.data.source} has no captions, which this denoiser is told; docs/data.md shows where "
+            "they are looked for"
+        )
     for condition in found:
         if isinstance(condition, LabelCondition) and len(given.class_names) > condition.num_classes:
             raise InputError(

@@ -2,13 +2,13 @@ import json
 import logging
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from ldm_jax.data import folder as folder_module
 from ldm_jax.data import open_source
 from ldm_jax.data.folder import FolderSource
+from ldm_jax.data.layout import Picture
 from ldm_jax.errors import InputError
 
 
@@ -216,6 +216,6 @@ def test_an_image_that_vanishes_later_is_named(tmp_path):
 
 
 def test_annotation_does_not_decode(tmp_path):
-    source = FolderSource([tmp_path / "not there.png"], [3], ["words"])
+    source = FolderSource([Picture(tmp_path / "not there.png", 3, ("words",), None)])
     assert source.annotation(0) == (3, ("words",))
-    assert np.size(source.files) == 1
+    assert len(source) == 1
