@@ -112,20 +112,20 @@ class MaskedImageCondition:
         return Asked({"image": image, "mask": mask_of(mask, image.shape), "hidden": hidden})
 
 
-def middle(space: tuple[int, int]) -> Float[Array, "h w 1"]:
+def middle(space: tuple[int, ...]) -> Float[Array, "h w 1"]:
     """A mask of the middle quarter of the image."""
     y, x = _places(space)
     return ((jnp.abs(y - 0.5) < 0.25) & (jnp.abs(x - 0.5) < 0.25)).astype(jnp.float32)[..., None]
 
 
-def _places(space: tuple[int, int]) -> tuple[Array, Array]:
+def _places(space: tuple[int, ...]) -> tuple[Array, Array]:
     """The pixels' centres in units of the sides, [h w] each."""
     h, w = space
     y, x = ((jnp.arange(side) + 0.5) / side for side in (h, w))
     return jnp.broadcast_to(y[:, None], (h, w)), jnp.broadcast_to(x[None, :], (h, w))
 
 
-def random_mask(key: Array, space: tuple[int, int], strokes: int) -> Float[Array, "h w 1"]:
+def random_mask(key: Array, space: tuple[int, ...], strokes: int) -> Float[Array, "h w 1"]:
     """1 where to paint: two of five masks are boxes, two brush strokes, one is all but a box (outpainting)."""
     kind_key, box_key, stroke_key = jax.random.split(key, 3)
     y, x = _places(space)
