@@ -40,7 +40,8 @@ def _save_ours(model: LatentDiffusion, path: Path) -> dict[str, Any]:
         "shape": list(model.shape),
         "process": to_tree(model.process),
         "sampling": to_tree(model.sampling),
-        "conditions": [_saved(condition, model, path) for condition in model.conditions],
+        # Without a denoiser nobody is told anything, and what is trained with it isn't there yet.
+        "conditions": [_saved(c, model, path) for c in model.conditions if model.denoiser is not None],
     }
     if model.denoiser is not None:
         folder = DENOISER_FOLDERS[type(model.denoiser)]
