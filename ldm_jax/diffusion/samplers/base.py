@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ldm_jax.diffusion import grids
@@ -95,8 +96,9 @@ def sample(
 def run(denoise, sampler, schedule, grid, z, key, *, noise=None, observe=None, remat=False) -> Any:
     """`sample` without the check that the grid descends: inversion goes up, RePaint goes both ways."""
     keys = example_keys(key, z.shape[0])
-    # Times in bfloat16 would have eight bits.
-    grid = jnp.asarray(grid, jnp.promote_types(z.dtype, jnp.float32))
+    # Times in bfloat16 would have eight bits; steps are taken in the wider type, too, and the denoiser sees z's own.
+    wide = np.promote_types(z.dtype, np.float32)
+    grid = jnp.asarray(grid, wide)
     count = grid.shape[0] - 1
     plain = not isinstance(denoise, StatefulDenoise)
 
@@ -107,18 +109,19 @@ def run(denoise, sampler, schedule, grid, z, key, *, noise=None, observe=None, r
 
         def evaluate(z_t, time):
             if plain:
-                result = denoise(z_t, time)
+                result = denoise(z_t.astype(z.dtype), time)
             else:
-                result, latest["memory"] = denoise.apply(z_t, time, latest["memory"])
+                result, latest["memory"] = denoise.apply(z_t.astype(z.dtype), time, latest["memory"])
+            result = jax.tree.map(lambda part: part.astype(wide), result)
             if observe is not None:
                 latest["estimate"] = result
             return result
 
         def draw(k):
-            return normal(keys, z, index, k) if noise is None else noise(index, k)
+            return (normal(keys, z, index, k) if noise is None else noise(index, k)).astype(wide)
 
         at = Step(t, s, index, count, schedule, draw)
-        after, state = sampler.step(evaluate, z, state, at)
+        after, state = sampler.step(evaluate, z.astype(wide), state, at)
         after = after.astype(z.dtype)
         seen = None if observe is None else observe(after, latest["estimate"], at)
         return (after, state, latest["memory"]), seen

@@ -84,7 +84,7 @@ class History(NamedTuple):
 
     @staticmethod
     def empty(k: int, z: Array) -> History:
-        dtype = jnp.promote_types(z.dtype, jnp.float32)
+        dtype = np.promote_types(z.dtype, np.float32)
         return History(jnp.zeros((k, *z.shape), dtype), jnp.full((k,), jnp.inf, dtype))
 
     def push(self, value: Array, node: Array) -> History:
@@ -256,7 +256,7 @@ def unipc(
         return -rate * safe / jnp.expm1(-rate * safe)
 
     def init(z):
-        dtype = jnp.promote_types(z.dtype, jnp.float32)
+        dtype = np.promote_types(z.dtype, np.float32)
         return UniPCState(History.empty(order, z), z.astype(dtype), jnp.zeros((), dtype))
 
     def orders_at(count: int) -> np.ndarray:

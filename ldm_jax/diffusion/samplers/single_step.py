@@ -146,7 +146,7 @@ def dpm_solver_single(
     rate = 1.0 + eta if form == "x0" else -1.0
 
     def init(z):
-        dtype = jnp.promote_types(z.dtype, jnp.float32)
+        dtype = np.promote_types(z.dtype, np.float32)
         return SingleState(History.empty(order, z), z.astype(dtype), jnp.zeros((), dtype))
 
     def step(denoise, z, state, at):
@@ -242,7 +242,7 @@ def pndm(
     """
 
     def init(z):
-        dtype = jnp.promote_types(z.dtype, jnp.float32)
+        dtype = np.promote_types(z.dtype, np.float32)
         zero = jnp.zeros(z.shape, dtype)
         return PNDMState(jnp.zeros((3, *z.shape), dtype), zero, zero, jnp.zeros((), dtype))
 
