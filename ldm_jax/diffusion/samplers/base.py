@@ -41,16 +41,34 @@ class Step(NamedTuple):
     """noise(k) is standard normal of z's shape, fresh for every step and every k."""
 
 
+class Order(NamedTuple):
+    """The order p of convergence: halving every step divides the error by 2^p.
+
+    strong: the error is the distance to the exact end of the probability-flow ODE from the same noise. weak: for
+    samplers of the SDE, that of the mean and the variance of Gaussian data. The convergence tests and the table in
+    docs/samplers.md read it.
+    """
+
+    value: int
+    kind: Literal["strong", "weak"] = "strong"
+    start: int | None = None
+    """The order that remains where the first steps, of lower order, are as long as the others; None: the same."""
+
+
 class Sampler(NamedTuple):
     """init(z) -> state, step(denoise, z, state, Step) -> (z, state)."""
 
     init: Callable[[Array], State]
     step: Callable[[Denoise, Array, State, Step], tuple[Array, State]]
+    order: Order | None = None
+    """None where none is claimed: consistency samplers, wrappers, and settings made to reproduce other code."""
+    evaluations: int = 1
+    """Evaluations of the denoiser in each step."""
 
 
-def stateless(step: Callable[[Denoise, Array, Step], Array]) -> Sampler:
+def stateless(step: Callable[[Denoise, Array, Step], Array], order: Order | None, evaluations: int = 1) -> Sampler:
     """A sampler that remembers nothing."""
-    return Sampler(lambda z: (), lambda denoise, z, state, at: (step(denoise, z, at), state))
+    return Sampler(lambda z: (), lambda denoise, z, state, at: (step(denoise, z, at), state), order, evaluations)
 
 
 def example_keys(key: Array, n: int) -> Array:
