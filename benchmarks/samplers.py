@@ -34,36 +34,34 @@ SCHEDULE = DiscreteBetas()
 BUDGETS = (6, 12, 24, 48, 96)
 START, END, MARK_START, MARK_END = 2048, 4096, "<!-- table: benchmarks/samplers.py -->", "<!-- end of table -->"
 
-# name: (sampler, evaluations a step)
-ODE: dict[str, tuple[S.Sampler, int]] = {
-    "ddim": (S.ddim(), 1),
-    "euler t": (S.euler("t"), 1),
-    "heun": (S.heun(), 2),
-    "heun rho": (S.heun("rho"), 2),
-    "midpoint": (S.midpoint(), 2),
-    "rk4": (S.rk4(), 4),
-    "dpm_2": (S.dpm_2(), 2),
-    "dpmpp_2s": (S.dpmpp_2s(), 2),
-    "dpmpp_2m": (S.dpmpp_2m(), 1),
-    "dpmpp_3m": (S.dpmpp_3m(), 1),
-    "dpmpp_3m published": (S.dpmpp_3m("published"), 1),
-    "dpm_solver 3 (single step)": (S.dpm_solver_single(3), 1),
-    "unipc 2": (S.unipc(2), 1),
-    "unipc 3": (S.unipc(3), 1),
-    "deis 3": (S.deis(3), 1),
-    "lms": (S.lms(), 1),
-    "plms": (S.plms(), 1),
+ALL: dict[str, S.Sampler] = {
+    "ddim": S.ddim(),
+    "euler t": S.euler("t"),
+    "heun": S.heun(),
+    "heun rho": S.heun("rho"),
+    "midpoint": S.midpoint(),
+    "rk4": S.rk4(),
+    "dpm_2": S.dpm_2(),
+    "dpmpp_2s": S.dpmpp_2s(),
+    "dpmpp_2m": S.dpmpp_2m(),
+    "dpmpp_3m": S.dpmpp_3m(),
+    "dpmpp_3m published": S.dpmpp_3m("published"),
+    "dpm_solver 3 (single step)": S.dpm_solver_single(3),
+    "unipc 2": S.unipc(2),
+    "unipc 3": S.unipc(3),
+    "deis 3": S.deis(3),
+    "lms": S.lms(),
+    "plms": S.plms(),
+    "ddpm (euler_ancestral)": S.ddpm(),
+    "ddpm large": S.ddpm("large"),
+    "edm": S.edm(s_churn=10.0, s_noise=1.0),
+    "dpm_2_ancestral": S.dpm_2_ancestral(),
+    "dpmpp_2s_ancestral": S.dpmpp_2s_ancestral(),
+    "dpmpp_sde": S.dpmpp_sde(),
+    "dpmpp_2m_sde": S.dpmpp_2m_sde(),
+    "dpmpp_3m_sde": S.dpmpp_3m_sde(),
 }
-SDE: dict[str, tuple[S.Sampler, int]] = {
-    "ddpm (euler_ancestral)": (S.ddpm(), 1),
-    "ddpm large": (S.ddpm("large"), 1),
-    "edm": (S.edm(s_churn=10.0, s_noise=1.0), 2),
-    "dpm_2_ancestral": (S.dpm_2_ancestral(), 2),
-    "dpmpp_2s_ancestral": (S.dpmpp_2s_ancestral(), 2),
-    "dpmpp_sde": (S.dpmpp_sde(), 2),
-    "dpmpp_2m_sde": (S.dpmpp_2m_sde(), 1),
-    "dpmpp_3m_sde": (S.dpmpp_3m_sde(), 1),
-}
+ODE, SDE = ({k: s for k, s in ALL.items() if s.order and s.order.kind == kind} for kind in ("strong", "weak"))
 
 
 def denoise(z, t):
@@ -94,18 +92,18 @@ def energy(a: np.ndarray, b: np.ndarray) -> float:
     return max(2 * mean(a, b) - mean(a, a) - mean(b, b), 0.0) ** 0.5
 
 
-def table(rows: dict[str, tuple[S.Sampler, int]], error: Callable[[S.Sampler, int], float]) -> dict[str, list[float]]:
+def table(rows: dict[str, S.Sampler], error: Callable[[S.Sampler, int], float]) -> dict[str, list[float]]:
     found = {}
-    for name, (sampler, each) in rows.items():
-        found[name] = [error(sampler, budget // each) for budget in BUDGETS]
+    for name, sampler in rows.items():
+        found[name] = [error(sampler, budget // sampler.evaluations) for budget in BUDGETS]
         print(f"{name:28s}", " ".join(f"{value:.2e}" for value in found[name]), flush=True)
     return found
 
 
-def markdown(found: dict[str, list[float]], rows: dict[str, tuple[S.Sampler, int]], of: str) -> str:
+def markdown(found: dict[str, list[float]], rows: dict[str, S.Sampler], of: str) -> str:
     head = f"| {of} | evaluations a step | " + " | ".join(f"{budget} evaluations" for budget in BUDGETS) + " |"
     rule = "|" + "---|" * (len(BUDGETS) + 2)
-    body = [f"| {k} | {rows[k][1]} | " + " | ".join(f"{x:.1e}" for x in v) + " |" for k, v in found.items()]
+    body = [f"| {k} | {rows[k].evaluations} | " + " | ".join(f"{x:.1e}" for x in v) + " |" for k, v in found.items()]
     return "\n".join([head, rule, *body])
 
 

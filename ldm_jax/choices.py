@@ -40,8 +40,8 @@ def camel(name: str) -> str:
 def choice(label: str, function: Callable[..., Any], without: Sequence[str] = (), **methods: Any) -> type:
     """A frozen dataclass for `function`'s options but those in `without`, which its user fills in.
 
-    methods: of the class; `options(self)` gives the keywords. Options that are no plain values are left at their
-    defaults.
+    methods: of the class; `options(self)` gives the keywords, `function` is the function itself. Options that are no
+    plain values are left at their defaults.
     """
     doc, hints = inspect.getdoc(function) or "", _annotations(function)
     fields = []
@@ -57,7 +57,14 @@ def choice(label: str, function: Callable[..., Any], without: Sequence[str] = ()
         return {name: getattr(self, name) for name in names}
 
     summary = doc.split("\n\n")[0].replace("\n", " ")
-    body = {"label": label, "options": options, "__doc__": summary, "__module__": function.__module__, **methods}
+    body = {
+        "label": label,
+        "options": options,
+        "function": staticmethod(function),
+        "__doc__": summary,
+        "__module__": function.__module__,
+        **methods,
+    }
     return dataclasses.make_dataclass(camel(label), fields, namespace=body, frozen=True)
 
 

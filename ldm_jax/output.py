@@ -26,7 +26,7 @@ LARGEST_GRID = 89_000_000
 UINT8 = {"descr": "|u1", "fortran_order": False}
 
 
-class Told(NamedTuple):
+class SampleMetadata(NamedTuple):
     """What is known of the images beside their pixels."""
 
     num: int
@@ -88,7 +88,9 @@ def check_size(path: Path, num: int, shape: tuple[int, int, int], columns: int) 
     check_room(path, num * (h * w * c + (0 if path.suffix else BLOCK)))
 
 
-def write_output(path: Path, batches: Iterable[UInt8[np.ndarray, "b h w c"]], told: Told, columns: int) -> Path:
+def write_output(
+    path: Path, batches: Iterable[UInt8[np.ndarray, "b h w c"]], metadata: SampleMetadata, columns: int
+) -> Path:
     """Writes images as they are drawn, and returns the path.
 
     .png: one grid, `columns` to a row. .npz: arr_0 uint8 [n h w c]; with classes label [n], with texts captions [n]. A
@@ -100,32 +102,32 @@ def write_output(path: Path, batches: Iterable[UInt8[np.ndarray, "b h w c"]], to
     """
     if path.suffix == ".png":
         drawn = np.concatenate(list(batches))
-        images.write_png(path, images.grid(drawn, min(columns, len(drawn))), settings=told.settings)
+        images.write_png(path, images.grid(drawn, min(columns, len(drawn))), settings=metadata.settings)
     elif path.suffix == ".npz":
-        _write_archive(path, batches, told)
+        _write_archive(path, batches, metadata)
     else:
-        _write_folder(path, batches, told)
+        _write_folder(path, batches, metadata)
     return path
 
 
-def _write_archive(path: Path, batches: Iterable[UInt8[np.ndarray, "b h w c"]], told: Told) -> None:
-    others: dict[str, np.ndarray] = {"parameters": np.asarray(json.dumps(told.settings))}
-    if told.labels is not None:
-        others["label"] = np.asarray(told.labels, np.int32)
-    if told.texts is not None:
-        others["captions"] = np.asarray(told.texts)
+def _write_archive(path: Path, batches: Iterable[UInt8[np.ndarray, "b h w c"]], metadata: SampleMetadata) -> None:
+    others: dict[str, np.ndarray] = {"parameters": np.asarray(json.dumps(metadata.settings))}
+    if metadata.labels is not None:
+        others["label"] = np.asarray(metadata.labels, np.int32)
+    if metadata.texts is not None:
+        others["captions"] = np.asarray(metadata.texts)
     with whole(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
         with archive.open("arr_0.npy", "w", force_zip64=True) as file:
             for k, batch in enumerate(batches):
                 if k == 0:
-                    np.lib.format.write_array_header_1_0(file, {**UINT8, "shape": (told.num, *batch.shape[1:])})
+                    np.lib.format.write_array_header_1_0(file, {**UINT8, "shape": (metadata.num, *batch.shape[1:])})
                 file.write(np.ascontiguousarray(batch).tobytes())
         for name, array in others.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, array, allow_pickle=False)
 
 
-def _write_folder(path: Path, batches: Iterable[UInt8[np.ndarray, "b h w c"]], told: Told) -> None:
+def _write_folder(path: Path, batches: Iterable[UInt8[np.ndarray, "b h w c"]], metadata: SampleMetadata) -> None:
     done = 0
     try:
         for batch in batches:
@@ -134,15 +136,15 @@ def _write_folder(path: Path, batches: Iterable[UInt8[np.ndarray, "b h w c"]], t
                 for old in _older(path)[0]:
                     old.unlink()
             for image in batch:
-                name = f"{told.first + done:06d}.png"
-                images.write_png(path / name, image, settings=told.of(done))
+                name = f"{metadata.first + done:06d}.png"
+                images.write_png(path / name, image, settings=metadata.of(done))
                 with (path / METADATA).open("a") as file:
-                    file.write(json.dumps(told.row(done, name)) + "\n")
+                    file.write(json.dumps(metadata.row(done, name)) + "\n")
                 done += 1
     except KeyboardInterrupt:
         # The one that was being written; what is there is in metadata.jsonl.
-        (path / f"{told.first + done:06d}.png").unlink(missing_ok=True)
-        raise KeyboardInterrupt(f"{done} of {told.num} pictures are in {path}" if done else "") from None
+        (path / f"{metadata.first + done:06d}.png").unlink(missing_ok=True)
+        raise KeyboardInterrupt(f"{done} of {metadata.num} pictures are in {path}" if done else "") from None
 
 
 def _older(folder: Path) -> tuple[list[Path], list[Path]]:

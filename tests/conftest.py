@@ -1,4 +1,4 @@
-"""Settings for every test: 8 CPU devices, strict ranks, checked shapes, one compilation cache."""
+"""Settings for every test: 8 CPU devices, strict ranks and dtypes, checked shapes, one compilation cache."""
 
 import os
 import tempfile
@@ -20,6 +20,7 @@ install_import_hook("ldm_jax", "beartype.beartype")
 import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 

@@ -11,7 +11,7 @@ from PIL import Image
 import ldm_jax
 from ldm_jax.cli import run
 from ldm_jax.data import open_source
-from ldm_jax.output import Told, write_output
+from ldm_jax.output import SampleMetadata, write_output
 from tests.pipeline import pipelines
 
 
@@ -274,9 +274,9 @@ def test_a_disk_that_fills_up(trained, tmp_path, monkeypatch, capfd):
 
 
 def test_only_a_picture_is_limited_to_some_classes(tmp_path, capfd):
-    told = Told(4, 0, [0, 1, 2, 3], None, {})
+    metadata = SampleMetadata(4, 0, [0, 1, 2, 3], None, {})
     batches = (np.full((2, 8, 8, 1), i, np.uint8) for i in range(2))
-    with np.load(write_output(tmp_path / "a.npz", batches, told, 8)) as data:
+    with np.load(write_output(tmp_path / "a.npz", batches, metadata, 8)) as data:
         assert data["arr_0"][:, 0, 0, 0].tolist() == [0, 0, 1, 1]
         assert data["label"].tolist() == [0, 1, 2, 3] and "captions" not in data
     folder = pipelines.write("dit", tmp_path / "dit")

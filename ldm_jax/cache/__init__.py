@@ -4,20 +4,20 @@ Here belongs how such arrays are laid out, trusted, written by several processes
 lies with the networks (models/) and the conditions; when it is computed, with the stages.
 """
 
+from ldm_jax.cache.conditions import ConditionCache, cache_condition
 from ldm_jax.cache.latents import Latents, encode_all, encode_moments, mean_and_logvar
 from ldm_jax.cache.manifest import Unusable, weights_hash
 from ldm_jax.cache.place import Place, place_of
-from ldm_jax.cache.told import Told, tell_all
 
 __all__ = [
+    "ConditionCache",
     "Latents",
     "Place",
-    "Told",
     "Unusable",
+    "cache_condition",
     "encode_all",
     "encode_moments",
     "mean_and_logvar",
     "place_of",
-    "tell_all",
     "weights_hash",
 ]

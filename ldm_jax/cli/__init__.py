@@ -1,5 +1,8 @@
 """The commands. `cli.command` tells the exit codes; each command NAME is the function NAME of the module cli/NAME.py.
 
+Here belongs how what a user types becomes calls of the library, and how results and errors are shown. What a command
+does is in experiment/, pipeline/, evaluation/ and pretrained/.
+
 Nothing heavy is imported before a command runs, so that Ctrl-C, `--version` and `--help` are answered at once.
 """
 

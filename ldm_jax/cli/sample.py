@@ -30,7 +30,7 @@ def sample(args: Sequence[str]) -> int:
     options = recall(_parser(), args)
 
     from ldm_jax import seeds
-    from ldm_jax.output import Told, check_output, check_size, write_output
+    from ldm_jax.output import SampleMetadata, check_output, check_size, write_output
     from ldm_jax.pipeline import everywhere, load
     from ldm_jax.pipeline.streaming import stream
     from ldm_jax.progress import track
@@ -66,9 +66,9 @@ def sample(args: Sequence[str]) -> int:
     numbers = range(options.first, options.first + num)
     drawn = None if labels is None else [labels[i % len(labels)] for i in numbers]
     texts = [prompts[i % len(prompts)] for i in numbers] if prompts else class_texts(drawn, model.class_names)
-    told = Told(num, options.first, drawn, texts, settings_of(options, model, labels, prompts, num))
+    metadata = SampleMetadata(num, options.first, drawn, texts, settings_of(options, model, labels, prompts, num))
     count = -(-num // min(options.batch_size, num))
-    print(write_output(options.out, track(batches, "drawing", count, "batch"), told, columns))
+    print(write_output(options.out, track(batches, "drawing", count, "batch"), metadata, columns))
     return 0
 
 

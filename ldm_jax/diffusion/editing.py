@@ -59,7 +59,7 @@ def image_to_image(
     Meng et al. 2021 (arXiv 2108.01073), algorithm 1. strength in (0, 1]. options: as in `sample`.
     """
     part = strength_grid(grid, strength)
-    z = add_noise(schedule, x0, jnp.asarray(part[0], jnp.promote_types(x0.dtype, jnp.float32)), key)
+    z = add_noise(schedule, x0, jnp.asarray(part[0], np.promote_types(x0.dtype, np.float32)), key)
     return sample(denoise, sampler, schedule, part, z.astype(x0.dtype), key, **options)
 
 
@@ -74,7 +74,7 @@ def inpaint(sampler: Sampler, known: Float[Array, "b ..."], mask: Float[Array, "
         z, state = sampler.step(denoise, z, state, at)
         return _put_back(z, known, mask, at), state
 
-    return Sampler(sampler.init, step)
+    return Sampler(sampler.init, step, evaluations=sampler.evaluations)
 
 
 def _put_back(z, known, mask, at):

@@ -35,7 +35,7 @@ def log_likelihood(
     the variable "flow" of `samplers.runge_kutta`.
     """
     own = frame("flow", schedule)
-    grid = jnp.asarray(grid, jnp.promote_types(z.dtype, jnp.float32))[::-1]
+    grid = jnp.asarray(grid, np.promote_types(z.dtype, np.float32))[::-1]
     shape, dims = z.shape, math.prod(z.shape[1:])
     if probes == "exact":
         vectors = jnp.broadcast_to(jnp.eye(dims, dtype=z.dtype)[:, None], (dims, shape[0], dims)).reshape(dims, *shape)

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ldm_jax.diffusion.prediction import AnyKind, LearnedEstimate, Preconditioning, expand
@@ -22,7 +23,7 @@ WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
 
 def mean_example(values: Float[Array, "b ..."]) -> Float[Array, "b"]:
     """The mean over all axes but the first, in float32 at least."""
-    values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    values = values.astype(np.promote_types(values.dtype, np.float32))
     return values.reshape(values.shape[0], -1).mean(axis=1)
 
 

@@ -216,10 +216,10 @@ class DiscreteBetas:
         table = _table(self)
         place = t * self.size
         if not self.zero_snr:
-            return jnp.interp(place, jnp.arange(self.size + 1), jnp.asarray(table, t.dtype))
+            return jnp.interp(place, jnp.arange(self.size + 1, dtype=t.dtype), jnp.asarray(table, t.dtype))
         # The last interval ends at log 0, so there alpha itself is interpolated.
         left = table[-2]
-        body = jnp.interp(place, jnp.arange(self.size), jnp.asarray(table[:-1], t.dtype))
+        body = jnp.interp(place, jnp.arange(self.size, dtype=t.dtype), jnp.asarray(table[:-1], t.dtype))
         rest = jnp.clip(self.size - place, 0.0, 1.0)
         return jnp.where(place > self.size - 1, left + jnp.log(rest), body)
 
@@ -234,8 +234,10 @@ class DiscreteBetas:
         wanted = -0.5 * jax.nn.softplus(-logsnr)
         table = _table(self)
         if not self.zero_snr:
-            return jnp.interp(-wanted, jnp.asarray(-table, logsnr.dtype), jnp.arange(self.size + 1)) / self.size
-        body = jnp.interp(-wanted, jnp.asarray(-table[:-1], logsnr.dtype), jnp.arange(self.size))
+            rows = jnp.arange(self.size + 1, dtype=logsnr.dtype)
+            return jnp.interp(-wanted, jnp.asarray(-table, logsnr.dtype), rows) / self.size
+        rows = jnp.arange(self.size, dtype=logsnr.dtype)
+        body = jnp.interp(-wanted, jnp.asarray(-table[:-1], logsnr.dtype), rows)
         last = self.size - jnp.exp(jnp.minimum(wanted - table[-2], 0.0))
         return jnp.where(wanted < table[-2], last, body) / self.size
 

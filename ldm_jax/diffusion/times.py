@@ -52,7 +52,7 @@ def sample_times(
         return u
     if kind == "stratified":
         place = jnp.arange(u.shape[0]) if index is None else index
-        return (place + u) / (u.shape[0] if count is None else count)
+        return (place.astype(u.dtype) + u) / (u.shape[0] if count is None else count)
     if kind == "mode":
         if not -1.0 <= scale <= 2.0 / (math.pi - 2.0):
             raise ValueError(f"scale: {scale!r} is not in [-1, {2.0 / (math.pi - 2.0):.3f}]")

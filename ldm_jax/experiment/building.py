@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from ldm_jax import seeds
-from ldm_jax.cache import Latents, encode_all, tell_all, weights_hash
+from ldm_jax.cache import Latents, cache_condition, encode_all, weights_hash
 from ldm_jax.config import Config
 from ldm_jax.experiment.parts import Parts
 from ldm_jax.experiment.workdir import identity
@@ -82,7 +82,10 @@ def denoiser_stage(parts: Parts, model: LatentDiffusion, latents: Latents, workd
         model,
         module,
         latents,
-        {condition.name: tell_all(folder / condition.name, condition, loader, data) for condition in parts.conditions},
+        {
+            condition.name: cache_condition(folder / condition.name, condition, loader, data)
+            for condition in parts.conditions
+        },
         held_out(loader, parts.test),
         config.data.batch_size,
         Shuffle(config.seed + SHUFFLE, loader.process_index, loader.process_count),

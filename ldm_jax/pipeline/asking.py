@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ldm_jax.pipeline.model import LatentDiffusion
 
 
-class Told(NamedTuple):
+class GuidedConditioning(NamedTuple):
     """What the denoiser is told, arrays [m ...], what guidance leads away from (None: no guidance), and scales [g]."""
 
     cond: Conditioning
@@ -34,7 +34,7 @@ def tell(
     null: Conditioning | None,
     guidance: Any,
     given: Mapping[str, Any],
-) -> Told:
+) -> GuidedConditioning:
     """The model's conditions asked for what was given; cond and null stand for what they would say.
 
     Raises:
@@ -67,11 +67,11 @@ def tell(
     if not guided or (not nulls and null is None):
         if guided and cond is not None and cond.context is not None:
             raise InputError("null: without a text encoder guidance needs the embedding of an empty text")
-        return Told(whole, None, scales)
-    return Told(whole, _over(_over(whole, join(nulls)), null), scales)
+        return GuidedConditioning(whole, None, scales)
+    return GuidedConditioning(whole, _over(_over(whole, join(nulls)), null), scales)
 
 
-def told_of(model: LatentDiffusion, arrays: Mapping[str, Mapping[str, Any]]) -> Told:
+def told_of(model: LatentDiffusion, arrays: Mapping[str, Mapping[str, Any]]) -> GuidedConditioning:
     """What the denoiser is told by the conditions' arrays [m ...], by their names, at the model's own guidance."""
     scales = _scales(model.sampling.guidance)
     parts, nulls = [], []
@@ -80,7 +80,7 @@ def told_of(model: LatentDiffusion, arrays: Mapping[str, Mapping[str, Any]]) -> 
         parts.append(condition.apply(params, own, None))
         nulls.append(condition.apply(params, own if condition.dropout == 0.0 else condition.null(own), None))
     guided = bool(np.any(np.asarray(scales) != 1.0)) and any(c.dropout != 0.0 for c in model.conditions)
-    return Told(join(parts), join(nulls) if guided else None, scales)
+    return GuidedConditioning(join(parts), join(nulls) if guided else None, scales)
 
 
 def _over(below: Conditioning, above: Conditioning | None) -> Conditioning:
@@ -116,7 +116,7 @@ def _refuse_unknown(model: LatentDiffusion, given: Mapping[str, Any]) -> None:
         raise InputError(f"{name}: this model takes {takes}")
 
 
-def number_of(num: Any, latents: Any, asked: Told) -> int:
+def number_of(num: Any, latents: Any, asked: GuidedConditioning) -> int:
     """How many images: as asked, or as many as there are things to draw from."""
     if num is None:
         rows = [len(leaf) for leaf in jax.tree.leaves(asked.cond)]

@@ -20,7 +20,7 @@ from ldm_jax.images import is_picture
 from ldm_jax.metrics.rounding import to_uint8
 from ldm_jax.models import Conditioning
 from ldm_jax.pipeline import writing
-from ldm_jax.pipeline.asking import Told, number_of, tell
+from ldm_jax.pipeline.asking import GuidedConditioning, number_of, tell
 from ldm_jax.pipeline.compiled import (
     Denoiser,
     FirstStage,
@@ -165,7 +165,7 @@ class LatentDiffusion(Uses):
         compat: str | None = None,
         output: Literal["images", "latents"] = "images",
         tile: int = 0,
-        told: Told | None = None,
+        told: GuidedConditioning | None = None,
         task: Task = Generate(),  # noqa: B008
         arrays: Mapping[str, Any] | None = None,
         **given: Any,
@@ -258,7 +258,7 @@ class LatentDiffusion(Uses):
         self,
         key: Any,
         n: int,
-        asked: Told,
+        asked: GuidedConditioning,
         recipe: Recipe,
         size: Size,
         batch_size: Any,
@@ -317,7 +317,7 @@ class LatentDiffusion(Uses):
         cond = Conditioning() if cond is None else cond
         return denoiser(self.denoiser, recipe, self.sampling.rule, self.denoiser_params, cond, null, guidance)
 
-    def tell(self, guidance: Any = None, **given: Any) -> Told:
+    def tell(self, guidance: Any = None, **given: Any) -> GuidedConditioning:
         """What the denoiser is told for labels, prompts, ...: cond and null (None: no guidance), arrays [m ...]."""
         _, size = self._recipe(None, None, None, None, None, None, given)
         return tell(self, size, None, None, guidance, given)

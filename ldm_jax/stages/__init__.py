@@ -1,7 +1,7 @@
 """What is trained, a file a kind: its loss, its batches, how it is judged, and the section of its settings.
 
 Here belongs what tells one stage from another. How anything is trained, saved and resumed is in training/, which knows
-`Stage` alone; what stages are put together from in experiment.py. To add a kind, write its file with a subclass of
+`Stage` alone; what stages are put together from in experiment/. To add a kind, write its file with a subclass of
 `Training` that names it, and add that to STAGES.
 """
 

@@ -14,8 +14,8 @@ import optax
 from jaxtyping import Array
 
 from ldm_jax import seeds
-from ldm_jax.cache import Latents, Told, encode_moments, mean_and_logvar, place_of
-from ldm_jax.cache.told import tell
+from ldm_jax.cache import ConditionCache, Latents, encode_moments, mean_and_logvar, place_of
+from ldm_jax.cache.conditions import read_condition
 from ldm_jax.conditions import Condition, LabelCondition, TextCondition
 from ldm_jax.images import is_picture
 from ldm_jax.models import stack_blocks, unstack_blocks
@@ -68,7 +68,7 @@ class DenoiserStage:
         model: LatentDiffusion,
         module: Any,
         latents: Latents,
-        told: Mapping[str, Told],
+        told: Mapping[str, ConditionCache],
         judged: HeldOut,
         batch_size: int,
         shuffle: Shuffle,
@@ -131,7 +131,7 @@ class DenoiserStage:
         images = self.judged.images()
         moments = encode_moments(self.model.autoencoder, self.model.autoencoder_params, jnp.asarray(images))
         mean, logvar = mean_and_logvar(np.asarray(moments), len(self.model.latent_mean))
-        conditions = {c.name: tell(c, self.judged.loader) for c in self.model.conditions}
+        conditions = {c.name: read_condition(c, self.judged.loader) for c in self.model.conditions}
         index = np.arange(len(images), dtype=np.int32)
         batch = {"mean": mean, "logvar": logvar, "index": index, "conditions": conditions}
         return jax.tree.map(jnp.asarray, batch), jax.random.split(self.key, len(images))

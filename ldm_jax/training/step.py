@@ -31,6 +31,7 @@ def started(params: Params, optimizer: optax.GradientTransformation) -> TrainSta
 
 def ema_decay(decay: float, step: Array) -> Array:
     """min(decay, (1 + step) / (10 + step)), so that early averages forget the initialisation."""
+    step = step.astype(jnp.float32)
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
 
@@ -75,7 +76,8 @@ def train_step(
         grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
     metrics["grad_norm"] = optax.tree.norm(grads)
 
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of an integer count.
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     decay = ema_decay(ema, state.step)
     # In this form what isn't trained stays what it is, bit by bit.

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import ldm_jax
-from ldm_jax.cache import place_of, tell_all
+from ldm_jax.cache import cache_condition, place_of
 from ldm_jax.conditions import (
     CONDITIONS,
     ConditionConfig,
@@ -158,7 +158,7 @@ def test_cached_arrays_are_those_of_the_batch(name, tmp_path):
     data = loader()
     given = Given(tuple(data.source.class_names), GIVEN.captions, data.shape, (4, 4, 2))
     condition = ROWS[name].config.build(given)
-    told = tell_all(tmp_path / name, condition, data, "{}")
+    told = cache_condition(tmp_path / name, condition, data, "{}")
     for step in (0, 7):
         wanted = data[step]
         images = np.round((wanted["image"] + 1.0) * 127.5).astype(np.uint8)
@@ -166,10 +166,10 @@ def test_cached_arrays_are_those_of_the_batch(name, tmp_path):
         got = told.batch(place_of(40, 8, 3, step))
         chex.assert_trees_all_equal(dict(got), expected)
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / name).iterdir()}
-    tell_all(tmp_path / name, condition, data, "{}")
+    cache_condition(tmp_path / name, condition, data, "{}")
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / name).iterdir()} == before
     (tmp_path / name / "rows.npy").write_bytes(b"")
-    assert tell_all(tmp_path / name, condition, data, "{}").rows.shape == (40, 1)
+    assert cache_condition(tmp_path / name, condition, data, "{}").rows.shape == (40, 1)
 
 
 def captioned(folder):

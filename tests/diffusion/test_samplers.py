@@ -209,7 +209,9 @@ def test_a_denoiser_may_remember():
     def apply(z, t, calls):
         return gaussian(schedule)(z, t), calls + 1
 
-    counted = S.StatefulDenoise(lambda z: jnp.zeros((), jnp.int32), lambda z, t, n: (Estimate(z * 0 + n, z * 0), n + 1))
+    counted = S.StatefulDenoise(
+        lambda z: jnp.zeros((), jnp.int32), lambda z, t, n: (Estimate(z * 0 + n.astype(z.dtype), z * 0), n + 1)
+    )
     _, seen = S.sample(
         counted, S.heun(), schedule, grids.linspace(3), jnp.zeros((1, 1)), KEY, observe=lambda z, e, at: e.x0
     )

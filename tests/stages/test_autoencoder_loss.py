@@ -1,4 +1,4 @@
-"""The autoencoder's loss: its terms, its game, and what one step of it does."""
+"""The autoencoder's loss: its terms, its adversarial part, and what one step of it does."""
 
 import dataclasses
 from functools import partial

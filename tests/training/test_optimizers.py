@@ -13,6 +13,15 @@ from ldm_jax.training.optimizers import RULES, AdamW, Optimizer
 from ldm_jax.training.stage import Training
 
 RATES = {"AdamW": 0.1, "Lion": 0.03, "Adafactor": 0.3, "Muon": 0.1, "SGD": 0.02}
+
+
+@pytest.fixture(autouse=True)
+def _promotion():
+    """optax raises floats to the power of an integer count."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
 EACH = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 
 

@@ -7,6 +7,7 @@ from ldm_jax.diffusion.samplers.adaptive import Adaptive, sample_adaptive
 from ldm_jax.diffusion.samplers.ancestral import ddim, ddpm, euler_ancestral, euler_maruyama, lcm, tcd
 from ldm_jax.diffusion.samplers.base import (
     Denoise,
+    Order,
     Sampler,
     StatefulDenoise,
     Step,
@@ -48,6 +49,7 @@ __all__ = [
     "Adaptive",
     "Denoise",
     "Euler",
+    "Order",
     "Sampler",
     "SamplerChoice",
     "StatefulDenoise",

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ldm_jax.diffusion.prediction import expand
@@ -53,7 +54,7 @@ def sample_adaptive(
     step to t = 0: pass `end` small, or take the estimate's x0 there. Not differentiable in reverse mode (a while loop).
     Two evaluations a try; returns Adaptive.
     """
-    dtype = jnp.promote_types(z.dtype, jnp.float32)
+    dtype = np.promote_types(z.dtype, np.float32)
     b = z.shape[0]
     lam_start = 0.5 * logsnr(schedule, jnp.asarray(start, dtype))
     # Pure noise: 1 - 1e-3 of the way in time is where DPM-Solver's authors start, too.
@@ -94,7 +95,7 @@ def sample_adaptive(
             jnp.where(accept, carry.lam + width, carry.lam),
             jnp.where(active, growth * width, carry.width),
             jnp.where(keep, low, carry.last).astype(carry.last.dtype),
-            carry.evaluations + 2 * active,
+            carry.evaluations + 2 * active.astype(jnp.int32),
             carry.tries + 1,
         )
 

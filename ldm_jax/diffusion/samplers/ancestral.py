@@ -7,7 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from ldm_jax.diffusion.samplers.base import Sampler, point, renew, split_noise, stateless
+from ldm_jax.diffusion.samplers.base import Order, Sampler, point, renew, split_noise, stateless
 from ldm_jax.diffusion.schedules import EDM, timestep
 
 
@@ -25,7 +25,7 @@ def ddim(eta: float = 0.0) -> Sampler:
         kept, fresh = split_noise(a, b, eta)
         return renew(b.alpha * estimate.x0 + kept * estimate.eps, fresh, at)
 
-    return stateless(step)
+    return stateless(step, Order(1, "strong" if eta == 0.0 else "weak"))
 
 
 def ddpm(variance: Literal["small", "large", "learned"] = "small") -> Sampler:
@@ -55,7 +55,7 @@ def ddpm(variance: Literal["small", "large", "learned"] = "small") -> Sampler:
             deviation = jnp.sqrt(large)
         return renew(b.alpha * estimate.x0 + kept * estimate.eps, jnp.where(clean, 0.0, deviation), at)
 
-    return stateless(step)
+    return stateless(step, Order(1, "weak") if variance == "large" else None)
 
 
 def euler_ancestral(eta: float = 1.0) -> Sampler:
@@ -83,7 +83,7 @@ def lcm(timestep_scaling: float = 10.0, sigma_data: float = 0.5) -> Sampler:
         b = point(at.schedule, at.s)
         return renew(b.alpha * x0, b.sigma, at)
 
-    return stateless(step)
+    return stateless(step, None)
 
 
 def tcd(eta: float = 0.3, table: int | None = None) -> Sampler:
@@ -109,7 +109,7 @@ def tcd(eta: float = 0.3, table: int | None = None) -> Sampler:
         noisy = renew(share * moved, jnp.sqrt(jnp.maximum(b.sigma**2 - (share * m.sigma) ** 2, 0.0)), at)
         return jnp.where(at.index == at.count - 1, moved, noisy) if table is not None else noisy
 
-    return stateless(step)
+    return stateless(step, None)
 
 
 def euler_maruyama(
@@ -159,4 +159,4 @@ def euler_maruyama(
         }
         return jnp.where(at.index == at.count - 1, endings[last], noisy)
 
-    return stateless(step)
+    return stateless(step, Order(1, "weak"))

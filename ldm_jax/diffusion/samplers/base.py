@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ldm_jax.diffusion import grids
@@ -40,16 +41,34 @@ class Step(NamedTuple):
     """noise(k) is standard normal of z's shape, fresh for every step and every k."""
 
 
+class Order(NamedTuple):
+    """The order p of convergence: halving every step divides the error by 2^p.
+
+    strong: the error is the distance to the exact end of the probability-flow ODE from the same noise. weak: for
+    samplers of the SDE, that of the mean and the variance of Gaussian data. The convergence tests and the table in
+    docs/samplers.md read it.
+    """
+
+    value: int
+    kind: Literal["strong", "weak"] = "strong"
+    start: int | None = None
+    """The order that remains where the first steps, of lower order, are as long as the others; None: the same."""
+
+
 class Sampler(NamedTuple):
     """init(z) -> state, step(denoise, z, state, Step) -> (z, state)."""
 
     init: Callable[[Array], State]
     step: Callable[[Denoise, Array, State, Step], tuple[Array, State]]
+    order: Order | None = None
+    """None where none is claimed: consistency samplers, wrappers, and settings made to reproduce other code."""
+    evaluations: int = 1
+    """Evaluations of the denoiser in each step."""
 
 
-def stateless(step: Callable[[Denoise, Array, Step], Array]) -> Sampler:
+def stateless(step: Callable[[Denoise, Array, Step], Array], order: Order | None, evaluations: int = 1) -> Sampler:
     """A sampler that remembers nothing."""
-    return Sampler(lambda z: (), lambda denoise, z, state, at: (step(denoise, z, at), state))
+    return Sampler(lambda z: (), lambda denoise, z, state, at: (step(denoise, z, at), state), order, evaluations)
 
 
 def example_keys(key: Array, n: int) -> Array:
@@ -95,8 +114,9 @@ def sample(
 def run(denoise, sampler, schedule, grid, z, key, *, noise=None, observe=None, remat=False) -> Any:
     """`sample` without the check that the grid descends: inversion goes up, RePaint goes both ways."""
     keys = example_keys(key, z.shape[0])
-    # Times in bfloat16 would have eight bits.
-    grid = jnp.asarray(grid, jnp.promote_types(z.dtype, jnp.float32))
+    # Times in bfloat16 would have eight bits; steps are taken in the wider type, too, and the denoiser sees z's own.
+    wide = np.promote_types(z.dtype, np.float32)
+    grid = jnp.asarray(grid, wide)
     count = grid.shape[0] - 1
     plain = not isinstance(denoise, StatefulDenoise)
 
@@ -107,18 +127,19 @@ def run(denoise, sampler, schedule, grid, z, key, *, noise=None, observe=None, r
 
         def evaluate(z_t, time):
             if plain:
-                result = denoise(z_t, time)
+                result = denoise(z_t.astype(z.dtype), time)
             else:
-                result, latest["memory"] = denoise.apply(z_t, time, latest["memory"])
+                result, latest["memory"] = denoise.apply(z_t.astype(z.dtype), time, latest["memory"])
+            result = jax.tree.map(lambda part: part.astype(wide), result)
             if observe is not None:
                 latest["estimate"] = result
             return result
 
         def draw(k):
-            return normal(keys, z, index, k) if noise is None else noise(index, k)
+            return (normal(keys, z, index, k) if noise is None else noise(index, k)).astype(wide)
 
         at = Step(t, s, index, count, schedule, draw)
-        after, state = sampler.step(evaluate, z, state, at)
+        after, state = sampler.step(evaluate, z.astype(wide), state, at)
         after = after.astype(z.dtype)
         seen = None if observe is None else observe(after, latest["estimate"], at)
         return (after, state, latest["memory"]), seen

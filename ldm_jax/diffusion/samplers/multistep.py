@@ -22,6 +22,7 @@ from jaxtyping import Array
 
 from ldm_jax.diffusion.samplers.base import (
     Form,
+    Order,
     Point,
     Sampler,
     advance,
@@ -84,7 +85,7 @@ class History(NamedTuple):
 
     @staticmethod
     def empty(k: int, z: Array) -> History:
-        dtype = jnp.promote_types(z.dtype, jnp.float32)
+        dtype = np.promote_types(z.dtype, np.float32)
         return History(jnp.zeros((k, *z.shape), dtype), jnp.full((k,), jnp.inf, dtype))
 
     def push(self, value: Array, node: Array) -> History:
@@ -160,7 +161,10 @@ def multistep(
         kept, fresh = split_noise(a, b, eta, form)
         return renew(advance(form, z, history.combine(weights), a, b, kept, estimate), fresh, at, 0, s_noise), history
 
-    return Sampler(lambda z: History.empty(order, z), step)
+    # The value at the middle, and half of the curvature, are means of order 2.
+    reached = order if rules[order > 2] == "exact" else min(order, 2)
+    claim = Order(reached, start=2 if reached > 2 else None) if eta == 0.0 else Order(min(order, 2), "weak")
+    return Sampler(lambda z: History.empty(order, z), step, claim)
 
 
 def dpm_solver(
@@ -183,7 +187,8 @@ def dpm_solver(
         return falling_orders(order, count, lower_order_final, euler_at_final)
 
     form: Form = "x0" if algorithm.endswith("++") else "eps"
-    return multistep(order, form, rule=rule, eta=1.0 if algorithm.startswith("sde") else 0.0, orders=orders)
+    made = multistep(order, form, rule=rule, eta=1.0 if algorithm.startswith("sde") else 0.0, orders=orders)
+    return made._replace(order=None) if euler_at_final else made
 
 
 def dpmpp_2m(rule: Rule = "midpoint", lower_order_final: bool = True) -> Sampler:
@@ -256,7 +261,7 @@ def unipc(
         return -rate * safe / jnp.expm1(-rate * safe)
 
     def init(z):
-        dtype = jnp.promote_types(z.dtype, jnp.float32)
+        dtype = np.promote_types(z.dtype, np.float32)
         return UniPCState(History.empty(order, z), z.astype(dtype), jnp.zeros((), dtype))
 
     def orders_at(count: int) -> np.ndarray:
@@ -307,4 +312,7 @@ def unipc(
         dtype = state.z.dtype
         return moved, UniPCState(history, jnp.asarray(z, dtype), jnp.asarray(at.t, dtype))
 
-    return Sampler(init, step)
+    reached = order + corrector
+    # A last step of order 1 leaves an error of order 2.
+    claim = Order(min(reached, 2)) if lower_order_final else Order(reached, start=2 + corrector if order > 2 else None)
+    return Sampler(init, step, claim)

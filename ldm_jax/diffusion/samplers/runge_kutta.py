@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
-from ldm_jax.diffusion.samplers.base import Sampler, point, stateless
+from ldm_jax.diffusion.samplers.base import Order, Sampler, point, stateless
 from ldm_jax.diffusion.schedules import Schedule, time
 
 Variable = Literal["flow", "rho", "t"]
@@ -29,12 +29,13 @@ class Tableau(NamedTuple):
     nodes: Sequence[float]
     matrix: Sequence[Sequence[float]]
     weights: Sequence[float]
+    order: int | None = None
 
 
-EULER = Tableau((0.0,), ((),), (1.0,))
-HEUN = Tableau((0.0, 1.0), ((), (1.0,)), (0.5, 0.5))
-MIDPOINT = Tableau((0.0, 0.5), ((), (0.5,)), (0.0, 1.0))
-RK4 = Tableau((0.0, 0.5, 0.5, 1.0), ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
+EULER = Tableau((0.0,), ((),), (1.0,), 1)
+HEUN = Tableau((0.0, 1.0), ((), (1.0,)), (0.5, 0.5), 2)
+MIDPOINT = Tableau((0.0, 0.5), ((), (0.5,)), (0.0, 1.0), 2)
+RK4 = Tableau((0.0, 0.5, 0.5, 1.0), ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6), 4)
 
 
 class Frame(NamedTuple):
@@ -119,7 +120,9 @@ def runge_kutta(tableau: Tableau, variable: Variable = "flow", clean_stage: bool
     if variable not in get_args(Variable):
         raise ValueError(f"variable: {variable!r} is not one of {', '.join(get_args(Variable))}")
     return stateless(
-        lambda denoise, z, at: move(denoise, z, at.t, at.s, at.schedule, tableau, variable, clean_stage=clean_stage)
+        lambda denoise, z, at: move(denoise, z, at.t, at.s, at.schedule, tableau, variable, clean_stage=clean_stage),
+        None if tableau.order is None else Order(tableau.order),
+        len(tableau.nodes),
     )
 
 
@@ -170,4 +173,4 @@ def edm(
         churned = ratio * z + higher * up * at.noise(0)
         return move(denoise, churned, raised, at.s, at.schedule, HEUN if order == 2 else EULER, "rho")
 
-    return stateless(step)
+    return stateless(step, Order(order, "strong" if s_churn == 0.0 else "weak"), order)

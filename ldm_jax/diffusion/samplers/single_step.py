@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 from ldm_jax.diffusion.samplers.base import (
     Form,
+    Order,
     Point,
     Sampler,
     Step,
@@ -55,7 +56,7 @@ def two_stage(form: Form, eta: float = 0.0, middle: float = 0.5, s_noise: float 
         mean = jnp.where(inner, (1.0 - share) * first + share * second, first)
         return renew(advance(form, z, mean, a, b, kept, estimate), fresh, at, 0, s_noise)
 
-    return stateless(step)
+    return stateless(step, Order(2, "strong" if eta == 0.0 else "weak"), 2)
 
 
 def dpm_2() -> Sampler:
@@ -97,7 +98,7 @@ def dpmpp_sde(eta: float = 1.0, middle: float = 0.5, s_noise: float = 1.0) -> Sa
         kept, fresh = split_noise(a, b, eta)
         return renew(advance("x0", z, mean, a, b, kept), fresh, at, 0, s_noise)
 
-    return stateless(step)
+    return stateless(step, Order(1, "weak"), 2)
 
 
 def single_step_orders(order: int, count: int, lower_final: bool = True) -> np.ndarray:
@@ -146,7 +147,7 @@ def dpm_solver_single(
     rate = 1.0 + eta if form == "x0" else -1.0
 
     def init(z):
-        dtype = jnp.promote_types(z.dtype, jnp.float32)
+        dtype = np.promote_types(z.dtype, np.float32)
         return SingleState(History.empty(order, z), z.astype(dtype), jnp.zeros((), dtype))
 
     def step(denoise, z, state, at):
@@ -182,7 +183,9 @@ def dpm_solver_single(
         moved = advance(form, base_z, history.combine(weights), base, b, kept, estimate)
         return renew(moved, fresh, at), SingleState(history, base_z, base_t)
 
-    return Sampler(init, step)
+    # A last block of order 1 leaves an error of order 2.
+    reached = min(order, 2) if lower_order_final or euler_at_final else order
+    return Sampler(init, step, Order(reached) if eta == 0.0 else Order(1, "weak"))
 
 
 class Program(NamedTuple):
@@ -242,7 +245,7 @@ def pndm(
     """
 
     def init(z):
-        dtype = jnp.promote_types(z.dtype, jnp.float32)
+        dtype = np.promote_types(z.dtype, np.float32)
         zero = jnp.zeros(z.shape, dtype)
         return PNDMState(jnp.zeros((3, *z.shape), dtype), zero, zero, jnp.zeros((), dtype))
 
@@ -266,7 +269,7 @@ def pndm(
         moved = advance(form, base_z, mean, base, point(at.schedule, at.s), None, estimate)
         return moved, PNDMState(jnp.where(now(program.push), pushed, state.past), total, base_z, base_t)
 
-    return Sampler(init, step)
+    return Sampler(init, step, Order(2) if warmup == "none" and form == "eps" else None)
 
 
 def plms() -> Sampler:

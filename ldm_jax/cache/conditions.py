@@ -32,7 +32,7 @@ CHUNK = 256
 """Distinct rows that are embedded at once."""
 
 
-class Told:
+class ConditionCache:
     """The arrays of one condition for every example.
 
     rows: int32 [n m], counts: int32 [n], as in the files; arrays: [k ...] by name; views: 2 where a row is followed by
@@ -49,7 +49,7 @@ class Told:
         return _widened({name: np.asarray(array[rows]) for name, array in self.arrays.items()})
 
 
-def tell_all(folder: Path, condition: Condition, loader: Loader, identity: str) -> Told:
+def cache_condition(folder: Path, condition: Condition, loader: Loader, identity: str) -> ConditionCache:
     """The condition's arrays of all of the loader's examples, from `folder` if it holds these, otherwise made now.
 
     The first process makes them, the others wait. identity: as for `encode_all`.
@@ -78,7 +78,7 @@ def tell_all(folder: Path, condition: Condition, loader: Loader, identity: str) 
     return _open(folder, wanted)
 
 
-def tell(condition: Condition, loader: Loader) -> dict[str, np.ndarray]:
+def read_condition(condition: Condition, loader: Loader) -> dict[str, np.ndarray]:
     """The condition's arrays [n ...] of a few examples, in memory; of several alternatives the first."""
     if "image" in condition.fields:
         blocks = list(_views(condition, loader))
@@ -183,7 +183,7 @@ def _write(
     write_json(folder / "manifest.json", {**manifest, "arrays": arrays, "created_by": version()})
 
 
-def _open(folder: Path, wanted: Mapping[str, Any]) -> Told:
+def _open(folder: Path, wanted: Mapping[str, Any]) -> ConditionCache:
     manifest = read_manifest(folder, wanted)
     try:
         found = {}
@@ -193,6 +193,6 @@ def _open(folder: Path, wanted: Mapping[str, Any]) -> Told:
                 raise ValueError(f"{name}.npy is {array.dtype} {array.shape}")
             found[name] = array
         rows, counts = np.array(found.pop("rows")), np.array(found.pop("counts"))
-        return Told(rows, counts, found, int(manifest["views"]))
+        return ConditionCache(rows, counts, found, int(manifest["views"]))
     except (KeyError, TypeError, ValueError, EOFError, OSError) as error:
         raise Unusable(folder, "files", f"is damaged ({' '.join(str(error).split())})") from error
