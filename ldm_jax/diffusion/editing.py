@@ -74,7 +74,7 @@ def inpaint(sampler: Sampler, known: Float[Array, "b ..."], mask: Float[Array, "
         z, state = sampler.step(denoise, z, state, at)
         return _put_back(z, known, mask, at), state
 
-    return Sampler(sampler.init, step)
+    return sampler._replace(step=step)
 
 
 def _put_back(z, known, mask, at):

@@ -7,10 +7,12 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ldm_jax.diffusion import grids
 from ldm_jax.diffusion.schedules import Schedule
+from ldm_jax.errors import InputError
 
 Denoise: TypeAlias = Callable[[Any, Any], Any]
 """(z [b ...], t scalar or [b]) -> Estimate"""
@@ -45,6 +47,8 @@ class Sampler(NamedTuple):
 
     init: Callable[[Array], State]
     step: Callable[[Denoise, Array, State, Step], tuple[Array, State]]
+    revisits: bool = False
+    """Whether its grids may hold a time more than once, as those of `pndm_grid` do."""
 
 
 def stateless(step: Callable[[Denoise, Array, Step], Array]) -> Sampler:
@@ -81,22 +85,36 @@ def sample(
     """Runs `sampler` down the `grid` from z, noise at time grid[0], to the z at time grid[-1].
 
     denoise: (z [b ...], t scalar) -> Estimate, or a StatefulDenoise. grid: descending times in [0, 1], the end
-    included, so n + 1 times are n steps. key: one key, or [b] keys, one an example; example i's noise depends on its
+    included, so n + 1 times are n steps; each once, in the precision of the steps. key: one key, or [b] keys, one an example; example i's noise depends on its
     key alone, not on the batch. noise: (step index, k) -> [b ...] takes the place of the noise drawn from `key`.
 
     observe: (z after the step, the step's last Estimate, Step) -> pytree; what it returns is stacked over the steps and
     the result is then (z, stacked): previews, or a whole trajectory, without leaving the scan. remat: recompute each
     step in the backward pass, so that a gradient through n steps stores n latents and no network activations.
+
+    Raises:
+      InputError: the grid is none (see `grids.check`), or z is not of floats.
     """
-    grids.check(grid)
+    if not isinstance(grid, jax.core.Tracer):
+        grids.check(np.asarray(grid, times_type(z)), repeats=sampler.revisits)
     return run(denoise, sampler, schedule, grid, z, key, noise=noise, observe=observe, remat=remat)
+
+
+def times_type(z: Array) -> Any:
+    """The type of a grid's times for z [b ...], float32 at least: times in bfloat16 would have eight bits.
+
+    Raises:
+      InputError: z is not of floats.
+    """
+    if not jnp.issubdtype(z.dtype, jnp.floating):
+        raise InputError(f"z: {z.dtype} must be floats; latents are standard normal noise, images lie in [-1, 1]")
+    return jnp.promote_types(z.dtype, jnp.float32)
 
 
 def run(denoise, sampler, schedule, grid, z, key, *, noise=None, observe=None, remat=False) -> Any:
     """`sample` without the check that the grid descends: inversion goes up, RePaint goes both ways."""
     keys = example_keys(key, z.shape[0])
-    # Times in bfloat16 would have eight bits.
-    grid = jnp.asarray(grid, jnp.promote_types(z.dtype, jnp.float32))
+    grid = jnp.asarray(grid, times_type(z))
     count = grid.shape[0] - 1
     plain = not isinstance(denoise, StatefulDenoise)
 
