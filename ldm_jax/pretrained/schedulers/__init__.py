@@ -16,8 +16,8 @@ means, without these quirks of the code (each has a test):
     log_linear        Euler's levels of that interpolation are given the timesteps of the spacing, which are others'
     unfinished        DEIS with Karras, exponential, beta or flow sigmas ends with a step of width 0, at a sigma > 0; so
                       do the others of these with final_sigmas_type sigma_min, and EDM's. By default n steps are n
-    one step          linspace spacing of one step starts at the clean end of the table; FlowMatch with shift_terminal
-                      divides 0 by 0 (which is 1 here in both modes)
+    one step          linspace and leading spacing of one step start it at the clean end of the table; FlowMatch with
+                      shift_terminal divides 0 by 0 (which is 1 here in both modes)
     1e-6              UniPC starts a flow at sigma = 1 - 1e-6, as it divides by alpha
 
 One more of diffusers' differences lies in a network and not here: DiT's timestep embedding divides by 127 (half the

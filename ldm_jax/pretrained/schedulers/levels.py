@@ -107,9 +107,6 @@ def indices(
     if spacing == "linspace":
         index = np.linspace(0, last - 1, points)
         index = (np.round(index) if whole else index)[::-1][:n]
-        if points == 1 and not compat:
-            # The one end that a single step can have is the noise; diffusers takes the clean one.
-            index = np.array([last - 1.0])
     elif spacing == "leading":
         index = (np.arange(points) * (last // points))[::-1][:n] + float(c["steps_offset"])
     else:
@@ -120,6 +117,9 @@ def indices(
         )
     if not compat:
         index = index - max(index[0] - (total - 1), 0.0)
+        if points == 1 and spacing != "trailing":
+            # diffusers starts its only step at the clean end, and the noise would come back as the sample.
+            index = np.array([last - 1.0])
     index = np.minimum(index, total - 1)
     if np.any(np.diff(index) >= 0):
         raise InputError(
