@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 from ldm_jax.conditions.base import Arrays, Asked, Condition, Size, drop, join, stack, training_conditioning
 from ldm_jax.conditions.building import Given
 from ldm_jax.conditions.encoders import Encoder, Style, TextConditioner
-from ldm_jax.conditions.images import GivenImage, in_range
+from ldm_jax.conditions.images import GivenImage
 from ldm_jax.conditions.label import Label, LabelCondition
 from ldm_jax.conditions.text import TextCondition
+from ldm_jax.images import in_range
 
 CONDITIONS: tuple[tuple[str, str], ...] = (
     ("label", "Label"),

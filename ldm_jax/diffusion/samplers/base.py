@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ldm_jax.diffusion import grids
+from ldm_jax.diffusion.precision import checked
 from ldm_jax.diffusion.schedules import Schedule
 from ldm_jax.errors import InputError
 
@@ -64,7 +65,14 @@ def example_keys(key: Array, n: int) -> Array:
 
 
 def normal(keys: Array, like: Float[Array, "b ..."], *folds: int | Array) -> Float[Array, "b ..."]:
-    """Standard normal noise of like's shape; example i's is a function of keys[i] and the folds alone."""
+    """Standard normal noise of like's shape; example i's is a function of keys[i] and the folds alone.
+
+    Raises:
+      InputError: `like` is not of floats, or there is not a key for each of its examples.
+    """
+    checked("z", like)
+    if keys.shape[0] != like.shape[0]:
+        raise InputError(f"key: {keys.shape[0]} keys must be one, or one for each of {like.shape[0]} examples")
     for fold in folds:
         keys = jax.vmap(jax.random.fold_in, (0, None))(keys, fold)
     return jax.vmap(lambda k: jax.random.normal(k, like.shape[1:], like.dtype))(keys)
@@ -84,8 +92,8 @@ def sample(
 ) -> Any:
     """Runs `sampler` down the `grid` from z, noise at time grid[0], to the z at time grid[-1].
 
-    denoise: (z [b ...], t scalar) -> Estimate, or a StatefulDenoise. grid: descending times in [0, 1], the end
-    included, so n + 1 times are n steps; each once, in the precision of the steps. key: one key, or [b] keys, one an example; example i's noise depends on its
+    denoise: (z [b ...], t scalar) -> Estimate, or a StatefulDenoise. grid: descending times in [0, 1], each once, the
+    end included, so n + 1 times are n steps. key: one, or [b] keys, one an example; example i's noise depends on its
     key alone, not on the batch. noise: (step index, k) -> [b ...] takes the place of the noise drawn from `key`.
 
     observe: (z after the step, the step's last Estimate, Step) -> pytree; what it returns is stacked over the steps and
@@ -106,9 +114,7 @@ def times_type(z: Array) -> Any:
     Raises:
       InputError: z is not of floats.
     """
-    if not jnp.issubdtype(z.dtype, jnp.floating):
-        raise InputError(f"z: {z.dtype} must be floats; latents are standard normal noise, images lie in [-1, 1]")
-    return jnp.promote_types(z.dtype, jnp.float32)
+    return jnp.promote_types(checked("z", z).dtype, jnp.float32)
 
 
 def run(denoise, sampler, schedule, grid, z, key, *, noise=None, observe=None, remat=False) -> Any:

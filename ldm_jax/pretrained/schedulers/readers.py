@@ -232,9 +232,7 @@ def _consistency(
         if n > trained:
             raise InputError(f"num_steps: {n} is more than original_inference_steps: {trained}")
         if trained > c.steps:
-            raise InputError(
-                f"original_inference_steps: {trained} must be at most num_train_timesteps, {c.steps}, whose steps they are"
-            )
+            raise InputError(f"original_inference_steps: {trained} must be at most num_train_timesteps, {c.steps}")
         table = (np.arange(1, trained + 1) * (c.steps // trained) - 1)[::-1]
         index = table[np.floor(np.linspace(0, trained, n, endpoint=False)).astype(int)]
         grid = jnp.asarray(np.append((index + 1) / c.steps, end(c)))
