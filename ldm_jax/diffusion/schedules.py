@@ -241,11 +241,23 @@ class DiscreteBetas:
         rest = jnp.clip(self.size - place, 0.0, 1.0)
         return jnp.where(place > self.size - 1, left + jnp.log(rest), body)
 
+    def _ending(self, t: Times) -> tuple[Array, Times]:
+        """With zero_snr, whether t is in the table's last interval, and alpha there: a line to 0, with its slope."""
+        place = wide_times(t) * self.size
+        rest = jnp.clip(self.size - place, 0.0, 1.0)
+        return place > self.size - 1, math.exp(_table(self)[-2]) * rest
+
     def alpha(self, t: Times) -> Times:
-        return jnp.exp(self.log_alpha(t))
+        if not self.zero_snr:
+            return jnp.exp(self.log_alpha(t))
+        last, line = self._ending(t)
+        return jnp.where(last, line, jnp.exp(self.log_alpha(jnp.where(last, 0.0, t))))
 
     def sigma(self, t: Times) -> Times:
-        return _root(-jnp.expm1(2.0 * self.log_alpha(t)))
+        if not self.zero_snr:
+            return _root(-jnp.expm1(2.0 * self.log_alpha(t)))
+        last, line = self._ending(t)
+        return _root(jnp.where(last, 1.0 - line**2, -jnp.expm1(2.0 * self.log_alpha(jnp.where(last, 0.0, t)))))
 
     def time(self, logsnr: Times) -> Times:
         logsnr = wide_times(logsnr)

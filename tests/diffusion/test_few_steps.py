@@ -1,12 +1,15 @@
 """Every grid x schedule x sampler at 1, 2 and 3 steps: finite, and from noise to the data where these are one point.
 
 Eager, so that nothing is compiled for each of them: all grids of a schedule are rows of one batch, under `jax.vmap`.
+Schedules and samplers are drawn by hypothesis; `pytest -m slow` takes all of them.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ldm_jax.diffusion import grids, samplers
 from ldm_jax.diffusion.prediction import Estimate
@@ -40,34 +43,83 @@ def every_grid(schedule, steps):
     return found
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_every_grid_and_sampler_at_few_steps_is_finite(name):
-    schedule = SCHEDULES[name]
+def check_few_steps(name, label, steps):
+    schedule, sampler = SCHEDULES[name], SAMPLERS[label]()
 
     def denoise(z, t):
         # All data are 0.5: the estimate is right at every level, and 0 of eps where there is none.
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         return Estimate(jnp.full_like(z, 0.5), (z - alpha * 0.5) / jnp.where(sigma == 0, 1.0, sigma))
 
+    rows = every_grid(schedule, steps)
+    for grid, row in rows.items():
+        assert row.shape == (steps + 1,), grid
+        grids.check(row)
+    every = jnp.asarray(np.stack(list(rows.values())))
+    alpha, sigma = schedule.alpha(every[:, 0]), schedule.sigma(every[:, 0])
+    z = alpha[:, None, None] * 0.5 + sigma[:, None, None] * jnp.asarray([[1.3], [-0.6]])[None]
+
+    def draw(grid, z):
+        noise = lambda index, k: jnp.asarray([[0.4], [-0.9]])  # noqa: E731
+        return samplers.sample(denoise, sampler, schedule, grid, z, jax.random.key(0), noise=noise)
+
+    with jax.disable_jit():
+        got = np.asarray(jax.vmap(draw)(every, z))
+    assert np.isfinite(got).all(), dict(zip(rows, got, strict=True))
+    if label in EXACT:
+        np.testing.assert_allclose(got, 0.5, atol=5e-3)
+
+
+EXACT = ("ddim", "heun", "dpmpp_2m", "unipc", "deis", "plms")
+"""Samplers that lead to the data where these are one point; there are more."""
+
+
+@settings(max_examples=16, deadline=None)
+@given(st.sampled_from(sorted(SCHEDULES)), st.sampled_from(sorted(SAMPLERS)), st.integers(1, 3))
+def test_some_schedule_and_sampler_at_few_steps_is_finite_on_every_grid(name, label, steps):
+    check_few_steps(name, label, steps)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("label", sorted(SAMPLERS))
+@pytest.mark.parametrize("name", sorted(SCHEDULES))
+def test_every_schedule_and_sampler_at_few_steps_is_finite_on_every_grid(name, label):
     for steps in (1, 2, 3):
-        rows = every_grid(schedule, steps)
-        for label, row in rows.items():
-            assert row.shape == (steps + 1,), label
-            grids.check(row)
-        every = jnp.asarray(np.stack(list(rows.values())))
-        # z = alpha 0.5 + sigma eps at each grid's first time.
-        alpha, sigma = schedule.alpha(every[:, 0]), schedule.sigma(every[:, 0])
-        eps = jnp.asarray([[1.3], [-0.6]])
-        z = alpha[:, None, None] * 0.5 + sigma[:, None, None] * eps[None]
-        for label, make in SAMPLERS.items():
-            sampler = make()
+        check_few_steps(name, label, steps)
 
-            def draw(grid, z, sampler=sampler):
-                noise = lambda index, k: jnp.asarray([[0.4], [-0.9]])  # noqa: E731
-                return samplers.sample(denoise, sampler, schedule, grid, z, jax.random.key(0), noise=noise)
 
-            with jax.disable_jit():
-                got = np.asarray(jax.vmap(draw)(every, z))
-            assert np.isfinite(got).all(), (label, steps)
-            if label in ("ddim", "euler", "heun", "dpmpp_2m", "unipc", "deis", "plms"):
-                np.testing.assert_allclose(got, 0.5, atol=5e-3, err_msg=f"{label}, {steps} steps")
+@pytest.mark.parametrize("name", sorted(SCHEDULES))
+@pytest.mark.parametrize("label", ["euler_maruyama", "edm", "dpmpp_sde"])
+def test_one_step_is_finite(name, label):
+    check_few_steps(name, label, 1)
+
+
+def test_more_steps_than_rows_are_refused():
+    for make in (grids.leading, grids.trailing):
+        with pytest.raises(InputError, match="steps: 1500 must be at most 1000"):
+            make(1500)
+        assert len(np.unique(make(1000))) == 1001
+    assert len(np.unique(grids.leading(1000, offset=1))) == 1001
+    for grid, message in (
+        ([1.0, 0.5, 0.5, 0.0], "holds 0.5 more than once"),
+        ([1.0, np.nan, 0.0], "is not a descending"),
+        ([np.inf, 0.0], "does not lie in"),
+        ([0.0, 1.0], "is not a descending"),
+    ):
+        with pytest.raises(InputError, match=message):
+            grids.check(np.asarray(grid))
+    assert grids.check(np.asarray([1.0, 0.5, 0.5, 0.0]), repeats=True) is None
+
+
+def test_a_stretched_step_stays_at_the_noise():
+    np.testing.assert_array_equal(grids.flow(1, terminal=0.1), [1.0, 0.0])
+    np.testing.assert_allclose(grids.flow(3, terminal=0.1), [1.0, 0.55, 0.1, 0.0], atol=1e-6)
+    for times in ([1.0], [1.0, 1.0]):
+        np.testing.assert_array_equal(grids.stretched(np.asarray(times), 0.1), times)
+
+
+def test_a_table_of_one_step_without_signal():
+    one = DiscreteBetas(steps=1, zero_snr=True)
+    t = jnp.asarray([0.0, 0.5, 1.0])
+    np.testing.assert_allclose(one.alpha(t), [1.0, 0.5, 0.0], atol=1e-6)
+    np.testing.assert_allclose(one.sigma(t) ** 2, [0.0, 0.75, 1.0], atol=1e-6)
