@@ -80,7 +80,7 @@ def numbers(value):
 @given(st.sampled_from(sorted(VECTORS)), st.sampled_from(DTYPES), st.integers(1, 5), st.integers(1, 4), st.booleans())
 def test_feature_vectors_of_any_type(name, dtype, n, d, zeros):
     rng = np.random.default_rng(n + 10 * d)
-    x, y = (np.zeros((n, d), dtype) if zeros else (6 * rng.random((n, d))).astype(dtype) for _ in range(2))
+    x, y = (np.zeros((n, d), dtype) if zeros else (1 + 5 * rng.random((n, d))).astype(dtype) for _ in range(2))
     try:
         got = numbers(VECTORS[name](x, y))
     except InputError:
