@@ -19,6 +19,28 @@ SETTINGS = "parameters"
 """Name of the text in a PNG that tells what it was made with."""
 
 
+def floating(dtype: Any) -> bool:
+    """Whether a type is of floats; numpy does not count bfloat16 among them."""
+    return np.issubdtype(dtype, np.floating) or np.dtype(dtype).name == "bfloat16"
+
+
+def in_range(name: str, image: Any) -> np.ndarray:
+    """Pictures [...] as float32 in [-1, 1], wherever a user gives some: uint8 is converted, floats must lie there.
+
+    Raises:
+      InputError: another type, values beyond [-1, 1] by more than rounding, NaN, or nothing at all.
+    """
+    image = np.asarray(image)
+    if image.dtype == np.uint8 and image.size:
+        return image.astype(np.float32) / 127.5 - 1.0
+    if not floating(image.dtype):
+        raise InputError(f"{name}: {image.dtype} must be uint8, or floats in [-1, 1]")
+    image = image.astype(np.float32)
+    if not (image.size and np.isfinite(image).all() and np.abs(image).max() <= 1.001):
+        raise InputError(f"{name}: it must be uint8, or floats in [-1, 1]")
+    return image
+
+
 def is_picture(shape: Sequence[int]) -> bool:
     """Whether signals [*space c] can be shown: two axes, grey or colour."""
     return len(shape) == 3 and shape[-1] in (1, 3)

@@ -208,6 +208,7 @@ def read_prompts(path: Path) -> list[str]:
 def read_images(paths: Sequence[Path]) -> Float[np.ndarray, "n h w c"]:
     """Image files of one size as [-1, 1]; InputError for anything else."""
     from ldm_jax.data.decoding import decode
+    from ldm_jax.images import in_range
 
     images = []
     for path in paths:
@@ -217,7 +218,7 @@ def read_images(paths: Sequence[Path]) -> Float[np.ndarray, "n h w c"]:
             raise InputError(f"image: {path} can't be read ({str(error).splitlines()[0]})") from error
     if len({image.shape for image in images}) != 1:
         raise InputError("image: all must have one size and one number of channels")
-    return np.stack(images).astype(np.float32) / 127.5 - 1.0
+    return in_range("image", np.stack(images))
 
 
 if __name__ == "__main__":

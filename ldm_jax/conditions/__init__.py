@@ -22,9 +22,10 @@ from ldm_jax.conditions.base import (
 )
 from ldm_jax.conditions.building import Given
 from ldm_jax.conditions.encoders import Encoder, Style, TextConditioner
-from ldm_jax.conditions.images import GivenImage, in_range, mask_of
+from ldm_jax.conditions.images import GivenImage, mask_of
 from ldm_jax.conditions.label import Label, LabelCondition
 from ldm_jax.conditions.text import TextCondition
+from ldm_jax.images import in_range
 
 CONDITIONS: tuple[tuple[str, str], ...] = (
     ("label", "Label"),

@@ -8,25 +8,14 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ldm_jax.conditions.base import Arrays, Asked, Params, Size
 from ldm_jax.data import Example
 from ldm_jax.errors import InputError
+from ldm_jax.images import floating, in_range
 from ldm_jax.models import Conditioning
-
-
-def in_range(name: str, image: Any) -> np.ndarray:
-    """Images as float32 in [-1, 1]: uint8 is converted, anything beyond that range is refused."""
-    image = np.asarray(image)
-    if image.dtype == np.uint8:
-        return image.astype(np.float32) / 127.5 - 1.0
-    if not np.issubdtype(image.dtype, np.floating) and image.dtype.name != "bfloat16":
-        raise InputError(f"{name}: {image.dtype} must be uint8, or floats in [-1, 1]")
-    image = image.astype(np.float32)
-    if not (image.size and np.isfinite(image).all() and np.abs(image).max() <= 1.001):
-        raise InputError(f"{name}: it must be uint8, or floats in [-1, 1]")
-    return image
 
 
 def mask_of(masks: Any, shape: tuple[int, ...]) -> Float[np.ndarray, "n h w 1"]:
@@ -76,7 +65,7 @@ class GivenImage:
         return arrays
 
     def ask(self, size: Size, **given: Any) -> Asked:
-        """image: [m *space c] in [-1, 1]."""
+        """image: [m *space c], uint8 or in [-1, 1]; with a mask or latents among the channels, finite floats."""
         image, cond = given.get("image"), given.get("cond")
         if image is None and cond is not None:
             image = cond.image
@@ -84,4 +73,12 @@ class GivenImage:
             raise InputError(f"image: this model draws from images; give [n h w {self.channels}] in [-1, 1]")
         if np.shape(image)[-1] != self.channels:
             raise InputError(f"image: {np.shape(image)} must have {self.channels} channels")
-        return Asked({"image": np.asarray(image, np.float32)})
+        if isinstance(image, Tracer):
+            return Asked({"image": image})
+        # Published inpainting models take a mask and latents beside pictures, which have no range.
+        if given.get("image") is not None and self.channels in (1, 3):
+            return Asked({"image": in_range("image", image)})
+        image = np.asarray(image)
+        if not (floating(image.dtype) and np.isfinite(image.astype(np.float32)).all()):
+            raise InputError(f"image: {image.dtype} must be finite floats")
+        return Asked({"image": image.astype(np.float32)})

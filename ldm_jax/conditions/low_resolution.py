@@ -13,9 +13,9 @@ from jaxtyping import Array
 
 from ldm_jax.conditions.base import Arrays, Asked, Params, Size
 from ldm_jax.conditions.building import Given, check_dropout
-from ldm_jax.conditions.images import in_range
 from ldm_jax.data import Example
 from ldm_jax.errors import InputError
+from ldm_jax.images import in_range
 from ldm_jax.models import Conditioning
 
 

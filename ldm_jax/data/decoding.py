@@ -33,6 +33,15 @@ def decode(file: Path | bytes) -> UInt8[np.ndarray, "h w c"]:
         return to_array(upright(opened))
 
 
+def header(file: Path) -> tuple[int, int, int]:
+    """[h w c] of what `decode` gives, as far as the header tells it (EXIF data may come after the pixels)."""
+    with Image.open(file) as opened:
+        grey = opened.mode in ("1", "L", "LA", "La", "I") or opened.mode.startswith("I;16")
+        h, w = opened.height, opened.width
+        turned = opened.getexif().get(EXIF_ORIENTATION) in (5, 6, 7, 8)
+    return (w, h, 1 if grey else 3) if turned else (h, w, 1 if grey else 3)
+
+
 def upright(image: Image.Image) -> Image.Image:
     """The image turned as its EXIF orientation says; as it is where it has none or its EXIF data are broken."""
     image.load()

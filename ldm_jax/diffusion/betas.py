@@ -8,6 +8,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from ldm_jax.errors import InputError
+
 Kind = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace", "exp"]
 KINDS: tuple[str, ...] = get_args(Kind)
 
@@ -26,7 +28,16 @@ def betas(kind: str, start: float, end: float, steps: int) -> np.ndarray:
     exp                alpha-bar = exp(-12 t)
 
     The last four kinds but sigmoid are given by their cumulative product and ignore start and end.
+
+    Raises:
+      InputError: an unknown kind, no steps, or start and end that are not in [0, 1).
     """
+    if int(steps) != steps or steps < 1:
+        raise InputError(f"steps: {steps!r} is not a positive integer")
+    if kind not in KINDS:
+        raise InputError(f"kind: {kind!r} is not one of {', '.join(KINDS)}")
+    if not (0.0 <= start < 1.0 and 0.0 <= end < 1.0):
+        raise InputError(f"start, end: {start!r}, {end!r} must be betas, in [0, 1)")
     if kind == "linear":
         return np.linspace(start, end, steps, dtype=np.float64)
     if kind == "scaled_linear":
@@ -38,8 +49,6 @@ def betas(kind: str, start: float, end: float, steps: int) -> np.ndarray:
         "laplace": _laplace,
         "exp": lambda u: math.exp(-12.0 * u),
     }
-    if kind not in products:
-        raise ValueError(f"kind: {kind!r} is not one of {', '.join(KINDS)}")
     bar = products[kind]
     return np.array([min(1.0 - bar((i + 1) / steps) / bar(i / steps), LARGEST_BETA) for i in range(steps)])
 
@@ -50,15 +59,29 @@ def _laplace(u: float) -> float:
 
 
 def log_alphas(table: np.ndarray) -> np.ndarray:
-    """log alpha at steps 0 (clean), 1, ..., N: shape [N + 1]."""
+    """log alpha at steps 0 (clean), 1, ..., N: shape [N + 1].
+
+    Raises:
+      InputError: the table is not of betas [N] in [0, 1); for one that ends in pure noise see `zero_terminal`.
+    """
+    table = np.asarray(table, np.float64)
+    if table.ndim != 1 or not len(table) or not ((table >= 0) & (table < 1)).all():
+        raise InputError("betas: they must be numbers [n] in [0, 1); a last step without signal is zero_snr's")
     return np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-table))])
 
 
 def zero_terminal(log_alpha: np.ndarray) -> np.ndarray:
     """alpha at steps 0..N, shifted and scaled so that the last is 0 and the first noisy one stays.
 
-    Lin et al. 2023 (arXiv 2305.08891), algorithm 1.
+    Lin et al. 2023 (arXiv 2305.08891), algorithm 1. The only step of a table of one is the last.
+
+    Raises:
+      InputError: the table has several steps and no noise between the first and the last.
     """
-    alpha = np.exp(log_alpha)
+    alpha = np.exp(np.asarray(log_alpha, np.float64))
     first, last = alpha[1], alpha[-1]
+    if len(alpha) == 2:
+        return np.array([1.0, 0.0])
+    if not last < first:
+        raise InputError("zero_snr: these betas add no noise between the first step and the last")
     return np.concatenate([[1.0], (alpha[1:] - last) * first / (first - last)])

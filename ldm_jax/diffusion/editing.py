@@ -8,8 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
+from ldm_jax.diffusion import grids
+from ldm_jax.diffusion.precision import alike, wide
 from ldm_jax.diffusion.prediction import Estimate, expand
 from ldm_jax.diffusion.samplers.base import (
     Denoise,
@@ -21,8 +23,10 @@ from ldm_jax.diffusion.samplers.base import (
     point,
     run,
     sample,
+    times_type,
 )
 from ldm_jax.diffusion.schedules import Schedule
+from ldm_jax.errors import InputError
 
 # Apart from the steps' folds, which are small numbers: noise that isn't a step's.
 _START = 2**31 - 1
@@ -32,7 +36,8 @@ _KNOWN = 2**31 - 2
 def strength_grid(grid: Float[Array, "n"], strength: float) -> Float[Array, "m"]:
     """The last part of a grid, with `strength` of its steps (at least one): how far back to the noise an edit goes."""
     if not 0.0 < strength <= 1.0:
-        raise ValueError(f"strength: {strength!r} is not in (0, 1]")
+        raise InputError(f"strength: {strength!r} is not in (0, 1]")
+    grids.check(grid, repeats=True)
     count = grid.shape[0] - 1
     kept = max(1, min(count, int(count * strength + 1e-9)))
     return grid[count - kept :]
@@ -40,8 +45,9 @@ def strength_grid(grid: Float[Array, "n"], strength: float) -> Float[Array, "m"]
 
 def add_noise(schedule: Schedule, x0: Float[Array, "b ..."], t: Array, key: Array) -> Float[Array, "b ..."]:
     """alpha(t) x0 + sigma(t) eps, eps of example i a function of its key alone; t a scalar or [b]."""
-    eps = normal(example_keys(key, x0.shape[0]), x0, _START)
-    return expand(schedule.alpha(t), x0) * x0 + expand(schedule.sigma(t), x0) * eps
+    eps = wide("x0", normal(example_keys(key, x0.shape[0]), x0, _START))
+    clean = wide("x0", x0)
+    return (expand(schedule.alpha(t), clean) * clean + expand(schedule.sigma(t), clean) * eps).astype(x0.dtype)
 
 
 def image_to_image(
@@ -59,22 +65,61 @@ def image_to_image(
     Meng et al. 2021 (arXiv 2108.01073), algorithm 1. strength in (0, 1]. options: as in `sample`.
     """
     part = strength_grid(grid, strength)
-    z = add_noise(schedule, x0, jnp.asarray(part[0], np.promote_types(x0.dtype, np.float32)), key)
-    return sample(denoise, sampler, schedule, part, z.astype(x0.dtype), key, **options)
+    z = add_noise(schedule, x0, jnp.asarray(part[0], times_type(x0)), key)
+    return sample(denoise, sampler, schedule, part, z, key, **options)
 
 
-def inpaint(sampler: Sampler, known: Float[Array, "b ..."], mask: Float[Array, "..."]) -> Sampler:
+def mask_for(mask: Any, known: Array) -> Array:
+    """A mask as 0 (keep) and 1 (paint), or anything between, that broadcasts with known [b *space c].
+
+    mask: bool, floats or whole numbers from 0 to 1, or uint8 from 0 to 255; of shape [b *space c] with a 1 where it is
+    the same for all, or [*space], [b *space] or [*space c] where that can mean nothing else.
+
+    Raises:
+      InputError: fewer axes than space, a shape that does not fit or fits in two ways; other values.
+    """
+    given = tuple(jnp.shape(mask))
+    readings = {
+        known.ndim: {given},
+        known.ndim - 1: {(*given, 1), (1, *given)},
+        known.ndim - 2: {(1, *given, 1)},
+    }.get(len(given), set())
+    fitting = [shape for shape in readings if all(m in (1, n) for m, n in zip(shape, known.shape, strict=True))]
+    if len(fitting) != 1:
+        doubt = "may be meant in two ways" if fitting else "does not fit"
+        raise InputError(f"mask: {list(given)} {doubt} for latents {list(known.shape)}; give it as [b *space 1]")
+    (shape,) = fitting
+    dtype = jnp.promote_types(known.dtype, jnp.float32)
+    values, bytes_ = jnp.asarray(mask).reshape(shape), jnp.asarray(mask).dtype == jnp.uint8
+    if isinstance(values, jax.core.Tracer):
+        # Of a traced mask the values aren't known: 255 can only be a uint8's white.
+        scale = jnp.where(values.max() > 1, 255.0, 1.0) if bytes_ else 1.0
+        return values.astype(dtype) / jnp.asarray(scale, dtype)
+    seen = np.asarray(values).astype(np.float64)
+    full = 255.0 if bytes_ and seen.max(initial=0.0) > 1.0 else 1.0
+    if not ((seen >= 0.0) & (seen <= full)).all():
+        raise InputError("mask: it must be bool, from 0 to 1, or uint8 from 0 to 255; 1 (255) is where to paint")
+    return jnp.asarray(seen / full, dtype)
+
+
+def inpaint(sampler: Sampler, known: Float[Array, "b ..."], mask: Shaped[Array | np.ndarray, "..."]) -> Sampler:
     """The sampler, with what is known put back after every step, at that step's noise level.
 
     Lugmayr et al. 2022 (arXiv 2201.09865), eq. 8; Song et al. 2021 (arXiv 2011.13456), appendix I.2. known: clean
-    latents. mask, of a shape that broadcasts with z: 1 where to paint, 0 where known.
+    latents. mask: 1 where to paint, 0 where known, see `mask_for`.
+
+    Raises:
+      InputError: known is not of floats, or the mask none for it.
     """
+    known = wide("known", known)
+    mask = mask_for(mask, known)
 
     def step(denoise, z, state, at):
+        alike(z=z, known=known)
         z, state = sampler.step(denoise, z, state, at)
         return _put_back(z, known, mask, at), state
 
-    return Sampler(sampler.init, step, evaluations=sampler.evaluations)
+    return sampler._replace(step=step, order=None)
 
 
 def _put_back(z, known, mask, at):
@@ -88,7 +133,7 @@ def repaint_grid(grid: Float[Array, "n"], jump: int = 10, resample: int = 10) ->
     Until each stretch was walked `resample` times; Lugmayr et al. 2022 (arXiv 2201.09865), "jump length".
     """
     if jump < 1 or resample < 1:
-        raise ValueError(f"jump, resample: {jump!r}, {resample!r} are not positive integers")
+        raise InputError(f"jump, resample: {jump!r}, {resample!r} are not positive integers")
     left = grid.shape[0] - 1
     again = dict.fromkeys(range(0, left - jump, jump), resample - 1)
     walk = [left]
@@ -111,7 +156,7 @@ def repaint(
     z: Float[Array, "b ..."],
     key: Array,
     known: Float[Array, "b ..."],
-    mask: Float[Array, "..."],
+    mask: Shaped[Array | np.ndarray, "..."],
     jump: int = 10,
     resample: int = 10,
     **options: Any,
@@ -123,7 +168,11 @@ def repaint(
     observe. Steps up evaluate nothing.
     """
     if isinstance(denoise, StatefulDenoise):
-        raise ValueError("denoise: a StatefulDenoise has no meaning on RePaint's way up")
+        raise InputError("denoise: a StatefulDenoise has no meaning on RePaint's way up")
+    grids.check(grid)
+    alike(z=z, known=known)
+    known = wide("known", known)
+    mask = mask_for(mask, known)
 
     def step(evaluate, z, state, at):
         a, b = point(at.schedule, at.t), point(at.schedule, at.s)
@@ -154,6 +203,9 @@ def invert(
     The first evaluation is at the grid's last time: where that is 0, kinds that say nothing there (x0) want a small
     time instead.
     """
+    if refine < 0:
+        raise InputError(f"refine: {refine!r} must be at least 0")
+    grids.check(grid, repeats=True)
 
     def step(evaluate, z, state, at):
         a, b = point(at.schedule, at.t), point(at.schedule, at.s)
@@ -172,6 +224,8 @@ def slerp(a: Float[Array, "b ..."], b: Float[Array, "b ..."], fraction: float | 
     Shoemake 1985; for latents White 2016 (arXiv 1609.04468), section 2.1. It keeps the norm that Gaussian noise has
     and that a straight line through it loses. Near-parallel pairs are interpolated straight.
     """
+    alike(a=a, b=b)
+    dtype, a, b = a.dtype, wide("a", a), wide("b", b)
     axes = tuple(range(1, a.ndim))
     fraction = expand(jnp.asarray(fraction), a)
     norms = [jnp.sqrt((x**2).sum(axes, keepdims=True)) for x in (a, b)]
@@ -180,7 +234,7 @@ def slerp(a: Float[Array, "b ..."], b: Float[Array, "b ..."], fraction: float | 
     angle = jnp.arccos(jnp.where(straight, 0.0, cosine))
     on_a, on_b = jnp.sin((1.0 - fraction) * angle), jnp.sin(fraction * angle)
     round_ = (on_a * a + on_b * b) / jnp.sin(angle)
-    return jnp.where(straight, (1.0 - fraction) * a + fraction * b, round_)
+    return jnp.where(straight, (1.0 - fraction) * a + fraction * b, round_).astype(dtype)
 
 
 def tiled(
@@ -196,12 +250,22 @@ def tiled(
     the last window of an axis is moved in to fit. batched: all windows in one vmap, or one after the other. border > 0
     weights a window's pixels down towards its edge by a Gaussian of that width (a fraction of the window; 0.25, say),
     which hides the seams of few windows.
+
+    Raises:
+      InputError: a border below 0; later, a window or a stride of less than 1, or for another number of axes than z
+        has, or a stride that would leave gaps between the windows.
     """
+    if not 0.0 <= border < float("inf"):
+        raise InputError(f"border: {border!r} must be a finite number of at least 0")
 
     def windows(z):
         spatial = z.shape[1:-1]
         size = (window,) * len(spatial) if isinstance(window, int) else window
         hop = (stride,) * len(spatial) if isinstance(stride, int) else stride
+        if not len(size) == len(hop) == len(spatial):
+            raise InputError(f"window, stride: {size}, {hop} must have a number for each of {len(spatial)} axes")
+        if not all(1 <= h <= s for s, h in zip(size, hop, strict=True)):
+            raise InputError(f"window, stride: {size}, {hop} must be at least 1, and no stride longer than its window")
         size = tuple(min(s, n) for s, n in zip(size, spatial, strict=True))
         starts = [sorted({*range(0, n - s + 1, h), n - s}) for n, s, h in zip(spatial, size, hop, strict=True)]
         return size, list(itertools.product(*starts))
@@ -213,7 +277,8 @@ def tiled(
                 place = (np.arange(n) + 0.5) / n - 0.5
                 shape = [1] * len(size)
                 shape[axis] = n
-                total = total * np.exp(-0.5 * (place / border) ** 2).reshape(shape)
+                # Never 0, or what no other window covers would be divided by it.
+                total = total * np.maximum(np.exp(-0.5 * (place / border) ** 2), 1e-6).reshape(shape)
         return total
 
     def wrapped(z: Float[Array, "b ..."], t: Array) -> Any:
@@ -223,13 +288,15 @@ def tiled(
         )
         one = lambda crop: Estimate(*denoise(crop, t)[:2])  # noqa: E731
         parts = jax.vmap(one)(crops) if batched else jax.lax.map(one, crops)
-        weight = jnp.asarray(weights(size), z.dtype)[None, ..., None]
-        total = jnp.zeros((1, *z.shape[1:-1], 1), z.dtype)
-        sums = [jnp.zeros_like(z), jnp.zeros_like(z)]
+        dtypes = [part.dtype for part in parts]
+        parts = [wide("estimate", part) for part in parts]
+        weight = jnp.asarray(weights(size), parts[0].dtype)[None, ..., None]
+        total = jnp.zeros((1, *z.shape[1:-1], 1), weight.dtype)
+        sums = [jnp.zeros(z.shape, weight.dtype), jnp.zeros(z.shape, weight.dtype)]
         for i, at in enumerate(starts):
             where = (slice(None), *(slice(p, p + s) for p, s in zip(at, size, strict=True)))
             total = total.at[where].add(weight)
             sums = [own.at[where].add(weight * part[i]) for own, part in zip(sums, parts, strict=True)]
-        return Estimate(*(own / total for own in sums))
+        return Estimate(*((own / total).astype(dtype) for own, dtype in zip(sums, dtypes, strict=True)))
 
     return wrapped

@@ -17,58 +17,110 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ldm_jax.diffusion.schedules import EDM, DiscreteBetas, Schedule, time
+from ldm_jax.errors import InputError
 
 Grid = Float[Array, "n"]
+
+SLACK = 1e-5
+"""How far beyond [0, 1] rounding may take a time."""
 
 
 def _steps(steps: int) -> int:
     if int(steps) != steps or steps < 1:
-        raise ValueError(f"steps: {steps!r} is not a positive integer")
+        raise InputError(f"steps: {steps!r} is not a positive integer")
     return int(steps)
 
 
-def check(grid: Array) -> None:
-    """One line of complaint if `grid` is not descending; nothing is known, so nothing said, about a traced one."""
+def _rows(steps: int, total: int) -> int:
+    """The steps, if a table of `total` rows has as many different ones."""
+    if _steps(steps) > total:
+        raise InputError(f"steps: {steps} must be at most {total}, the rows of the table that this grid visits")
+    return int(steps)
+
+
+def _shift(s: float) -> float:
+    if not 0.0 < s < math.inf:
+        raise InputError(f"s: {s!r} must be a positive number")
+    return s
+
+
+def check(grid: Array | np.ndarray, *, repeats: bool = False) -> None:
+    """Refuses what is no grid: two or more descending times in [0, 1]; says nothing about a traced one.
+
+    repeats: a time may come several times, as for samplers that evaluate there more than once (`pndm_grid`).
+
+    Raises:
+      InputError: shape, order, repeated times, or values that are no times.
+    """
     if isinstance(grid, jax.core.Tracer):
         return
     values = np.asarray(grid)
     if values.ndim != 1 or values.shape[0] < 2:
-        raise ValueError(f"grid: shape {values.shape} is not that of two or more times")
-    if not np.all(np.diff(values) <= 0):
-        raise ValueError(f"grid: {np.array2string(values, precision=3, threshold=8)} is not a descending list of times")
+        raise InputError(f"grid: shape {values.shape} is not that of two or more times")
+    gaps, text = np.diff(values.astype(np.float64)), np.array2string(values, precision=3, threshold=8)
+    if not np.all(gaps <= 0):
+        raise InputError(f"grid: {text} is not a descending list of times")
+    if not repeats and not np.all(gaps < 0):
+        raise InputError(f"grid: {text} holds {values[:-1][gaps == 0][0]:.6g} more than once; take fewer steps")
+    if not (values[0] <= 1.0 + SLACK and values[-1] >= -SLACK):
+        raise InputError(f"grid: {text} does not lie in [0, 1]")
 
 
 def linspace(steps: int, start: float = 1.0, end: float = 0.0) -> Grid:
     """steps + 1 equally spaced times from start down to end."""
+    if not 0.0 <= end < start <= 1.0:
+        raise InputError(f"start, end: {start!r}, {end!r} must be two falling times in [0, 1]")
     return jnp.asarray(np.linspace(start, end, _steps(steps) + 1))
 
 
 def shifted(grid: Grid, s: float) -> Grid:
     """Moves times towards the noise: t' = s t / (1 + (s - 1) t). Esser et al. 2024 (arXiv 2403.03206), eq. 23."""
-    return s * grid / (1.0 + (s - 1.0) * grid)
+    grid = jnp.asarray(grid)
+    grid = grid.astype(jnp.promote_types(grid.dtype, jnp.float32))
+    return _shift(s) * grid / (1.0 + (s - 1.0) * grid)
+
+
+def stretched(times: np.ndarray, terminal: float) -> np.ndarray:
+    """Descending times [n] with the last one moved to `terminal` and the others in proportion to 1 - t (LTX-Video).
+
+    A grid of one step has no other time to keep its beginning, so its only one stays where it is; so do equal times.
+    """
+    if not 0.0 <= terminal < 1.0:
+        raise InputError(f"terminal: {terminal!r} must be at least 0 and less than 1")
+    if len(times) == 1 or times[-1] >= 1.0:
+        return times
+    return 1.0 - (1.0 - times) * (1.0 - terminal) / (1.0 - times[-1])
 
 
 def leading(steps: int, total: int = 1000, offset: int = 0) -> Grid:
     """Table indices 0, r, 2 r, ... + offset with r = total // steps, as times (index + 1) / total, then 0.
 
-    Lin et al. 2023 (arXiv 2305.08891), table 2, "Leading". It never visits t = 1 unless steps = total. Indices past the
-    table's end are moved to it.
+    Lin et al. 2023 (arXiv 2305.08891), table 2, "Leading". It never visits t = 1 unless steps = total; a single step
+    starts nearly clean, where `trailing` starts from noise. An offset that leads past the table's end is cut short.
+
+    Raises:
+      InputError: more steps than rows.
     """
-    index = np.arange(_steps(steps))[::-1] * (total // steps) + offset
-    return _indices(index, total)
+    index = np.arange(_rows(steps, total))[::-1] * (total // steps)
+    if offset < 0:
+        raise InputError(f"offset: {offset!r} must be at least 0")
+    return _indices(index + min(offset, total - 1 - index[0]), total)
 
 
 def trailing(steps: int, total: int = 1000) -> Grid:
     """Table indices total - 1, total - 1 - r, ... with r = total / steps, as times, then 0; it starts at t = 1.
 
     Lin et al. 2023 (arXiv 2305.08891), table 2, "Trailing".
+
+    Raises:
+      InputError: more steps than rows.
     """
-    index = np.round(total - np.arange(_steps(steps)) * (total / steps)) - 1
+    index = np.round(total - np.arange(_rows(steps, total)) * (total / steps)) - 1
     return _indices(index, total)
 
 
 def _indices(index: np.ndarray, total: int) -> Grid:
-    return jnp.asarray(np.append(np.minimum(index + 1, total) / total, 0.0))
+    return jnp.asarray(np.append((index + 1) / total, 0.0))
 
 
 def _range(schedule: Schedule, low: float | None, high: float | None) -> tuple[float, float]:
@@ -81,13 +133,20 @@ def _range(schedule: Schedule, low: float | None, high: float | None) -> tuple[f
         ends = (float(first), float(last))
     low, high = (ends[0] if low is None else low), (ends[1] if high is None else high)
     if not 0 < low < high < np.inf:
-        raise ValueError(f"sigma_min, sigma_max: ({low}, {high}) are not two finite levels; give both for {schedule!r}")
+        raise InputError(f"sigma_min, sigma_max: ({low}, {high}) are not two finite levels; give both for {schedule!r}")
     return float(low), float(high)
 
 
 def from_sigmas(schedule: Schedule, sigmas: Any, final: float | None = 0.0) -> Grid:
-    """The times at which sigma / alpha has those descending values [n], then the time `final` (None: nothing more)."""
-    times = time(schedule, jnp.asarray(-2.0 * np.log(np.asarray(sigmas, np.float64))))
+    """The times at which sigma / alpha has those descending values [n], then the time `final` (None: nothing more).
+
+    Raises:
+      InputError: the values are not descending positive numbers.
+    """
+    levels = np.asarray(sigmas, np.float64)
+    if levels.ndim != 1 or not len(levels) or not (levels > 0).all() or not (np.diff(levels) < 0).all():
+        raise InputError("sigmas: they must be descending positive numbers [n]")
+    times = time(schedule, jnp.asarray(-2.0 * np.log(levels)))
     return times if final is None else jnp.append(times, jnp.asarray(final, times.dtype))
 
 
@@ -101,6 +160,8 @@ def karras(
 ) -> Grid:
     """(sigma / alpha)^(1 / rho) equally spaced, then t = 0: Karras et al. 2022 (arXiv 2206.00364), eq. 5."""
     low, high = _range(schedule, sigma_min, sigma_max)
+    if not 0.0 < rho < math.inf:
+        raise InputError(f"rho: {rho!r} must be a positive number")
     ramp = np.linspace(high ** (1 / rho), low ** (1 / rho), _steps(steps))
     return from_sigmas(schedule, ramp**rho, final)
 
@@ -144,6 +205,8 @@ def beta(
     """
     from scipy.special import betaincinv  # a dependency of JAX; slow to import
 
+    if not (0.0 < alpha < math.inf and 0.0 < beta < math.inf):
+        raise InputError(f"alpha, beta: {alpha!r}, {beta!r} must be positive numbers")
     if over == "t":
         quantiles = betaincinv(alpha, beta, np.linspace(1.0, 0.0, _steps(steps) + 1))
         return jnp.asarray(quantiles)
@@ -164,7 +227,7 @@ def ays(schedule: Schedule, steps: int = 10, model: Literal["sd15", "sdxl"] = "s
     The tables are for 10 steps; for others log sigma is interpolated, as the authors advise. The last level is then 0.
     """
     if model not in AYS:
-        raise ValueError(f"model: {model!r} is not one of {', '.join(AYS)}")
+        raise InputError(f"model: {model!r} is not one of {', '.join(AYS)}")
     table = np.log(AYS[model])
     places = np.linspace(0.0, 1.0, _steps(steps) + 1)
     sigmas = np.exp(np.interp(places, np.linspace(0.0, 1.0, len(table)), table))
@@ -177,12 +240,14 @@ def flow(
     """Times of a flow model: equally spaced from 1 to `last` [n], shifted by s, then `final`.
 
     last: 1 / steps by default, so that the grid with its final 0 is equally spaced before the shift; Stable Diffusion 3
-    uses 1 / 1000. terminal: stretches the shifted times so that the last before `final` is this one (LTX-Video).
+    uses 1 / 1000. terminal: stretches the shifted times so that the last before `final` is this one (see `stretched`).
     """
+    if last is not None and not 0.0 < last <= 1.0:
+        raise InputError(f"last: {last!r} must be in (0, 1]")
     times = np.linspace(1.0, 1.0 / _steps(steps) if last is None else last, steps)
-    times = s * times / (1.0 + (s - 1.0) * times)
+    times = _shift(s) * times / (1.0 + (s - 1.0) * times)
     if terminal is not None:
-        times = 1.0 - (1.0 - times) * (1.0 - terminal) / (1.0 - times[-1])
+        times = stretched(times, terminal)
     return jnp.asarray(times if final is None else np.append(times, final))
 
 

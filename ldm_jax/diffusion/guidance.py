@@ -12,11 +12,14 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+from ldm_jax.diffusion.precision import alike, wide
 from ldm_jax.diffusion.prediction import Estimate, estimate, expand, target
 from ldm_jax.diffusion.samplers import Denoise, StatefulDenoise
 from ldm_jax.diffusion.schedules import Schedule
+from ldm_jax.errors import InputError
 
 Scale: TypeAlias = float | Float[Array, "*b"]
 
@@ -48,6 +51,28 @@ def branches(denoise: Callable[[Any, Any, Any], Any], cond: Any, null: Any, batc
     return pair
 
 
+def _checked(scale: Any, interval: tuple[float, float] = (0.0, 1.0)) -> Any:
+    """The scale; nothing is known, so nothing said, about a traced one.
+
+    Raises:
+      InputError: it is not finite, or the interval is not two rising times in [0, 1].
+    """
+    if not isinstance(scale, jax.core.Tracer) and not np.isfinite(np.asarray(scale, np.float64)).all():
+        raise InputError(f"scale: {scale} must be finite")
+    if not 0.0 <= interval[0] <= interval[1] <= 1.0:
+        raise InputError(f"interval: {interval} must be two rising times in [0, 1]")
+    return scale
+
+
+def _wide(estimate: Any) -> Any:
+    """An estimate in float32 at least: sums of squares leave the range of short floats."""
+    return type(estimate)(*(wide("estimate", part) for part in estimate))
+
+
+def _narrow(estimate: Any, like: Any) -> Any:
+    return type(estimate)(*(part.astype(own.dtype) for part, own in zip(estimate, like, strict=True)))
+
+
 def _inside(interval: tuple[float, float], t: Float[Array, "*b"]) -> Array:
     return (t >= interval[0]) & (t <= interval[1])
 
@@ -59,6 +84,7 @@ def _where(condition: Array, a: Any, b: Any, z: Array) -> Array:
 
 def _apart(a: Any, b: Any, scale: Array, channels: int | None) -> Any:
     """b + scale (a - b) in x0 and eps; in channels past the first few, and in anything learned, it is a."""
+    alike(conditional=a.x0, unconditional=b.x0)
 
     def mix(c, u):
         guided = u + scale * (c - u)
@@ -71,7 +97,7 @@ def _apart(a: Any, b: Any, scale: Array, channels: int | None) -> Any:
 
 def _coefficients(schedule: Schedule | None, rule: str, t: Array, z: Array) -> tuple[Array, Array]:
     if schedule is None:
-        raise ValueError(f"schedule: None, but {rule} needs the noise level")
+        raise InputError(f"schedule: None, but {rule} needs the noise level")
     return expand(schedule.alpha(t), z), expand(schedule.sigma(t), z)
 
 
@@ -96,14 +122,18 @@ def classifier_free(
     """
     plain = isinstance(rescale, int | float) and rescale == 0
     if not plain and schedule is None:
-        raise ValueError(f"schedule: None, but rescale = {rescale} needs the noise level")
+        raise InputError(f"schedule: None, but rescale = {rescale} needs the noise level")
+    if not isinstance(rescale, jax.core.Tracer) and not ((np.asarray(rescale) >= 0) & (np.asarray(rescale) <= 1)).all():
+        raise InputError(f"rescale: {rescale} must be in [0, 1]")
+    _checked(scale, interval)
 
     def denoise(z: Float[Array, "b ..."], t: Float[Array, "*b"]) -> Any:
-        conditional, unconditional = pair(z, t)
+        given, z = pair(z, t), wide("z", z)
+        conditional, unconditional = (_wide(branch) for branch in given)
         weight = expand(jnp.where(_inside(interval, t), scale, 1.0), z)
         guided = _apart(conditional, unconditional, weight, channels)
         if plain:
-            return guided
+            return _narrow(guided, given.conditional)
         alpha, sigma = _coefficients(schedule, "rescale", t, z)
         wanted = target("v", conditional.x0, conditional.eps, alpha, sigma)
         v = target("v", guided.x0, guided.eps, alpha, sigma)
@@ -111,7 +141,7 @@ def classifier_free(
         ratio = wanted.std(axes, keepdims=True) / jnp.maximum(v.std(axes, keepdims=True), 1e-12)
         share = expand(jnp.asarray(rescale), z)
         x0, eps = estimate("v", v * (1.0 + share * (ratio - 1.0)), z, alpha, sigma)
-        return guided._replace(x0=x0, eps=eps)
+        return _narrow(guided._replace(x0=x0, eps=eps), given.conditional)
 
     return denoise
 
@@ -128,9 +158,12 @@ def cfg_zero_star(
     Fan et al. 2025 (arXiv 2503.18886), algorithm 1: s = <v_c, v_u> / |v_u|^2, then s v_u + scale (v_c - s v_u). The
     velocity eps - x0 is 0 for t > 1 - zero_init (the paper's first 4% of the steps). For flow models.
     """
+    _checked(scale, interval)
 
     def denoise(z: Float[Array, "b ..."], t: Float[Array, "*b"]) -> Any:
-        conditional, unconditional = pair(z, t)
+        given, z = pair(z, t), wide("z", z)
+        conditional, unconditional = (_wide(branch) for branch in given)
+        alike(conditional=conditional.x0, unconditional=unconditional.x0)
         alpha, sigma = _coefficients(schedule, "cfg_zero_star", t, z)
         v_c, v_u = (branch.eps - branch.x0 for branch in (conditional, unconditional))
         axes = tuple(range(1, z.ndim))
@@ -139,7 +172,7 @@ def cfg_zero_star(
         v = _where(_inside(interval, t), v, v_c, z)
         v = _where(t > 1.0 - zero_init, 0.0, v, z)
         x0, eps = estimate("flow", v, z, alpha, sigma)
-        return conditional._replace(x0=x0, eps=eps)
+        return _narrow(conditional._replace(x0=x0, eps=eps), given.conditional)
 
     return denoise
 
@@ -160,9 +193,12 @@ def apg(
     conditional x0 only eta is kept. A sampler of several evaluations a step moves the average at each of them. eta = 1,
     norm_threshold = 0 and momentum = 0 is classifier_free.
     """
+    _checked(scale, interval)
 
     def apply(z: Array, t: Array, average: Array) -> tuple[Any, Array]:
-        conditional, unconditional = pair(z, t)
+        given, z = pair(z, t), wide("z", z)
+        conditional, unconditional = (_wide(branch) for branch in given)
+        alike(conditional=conditional.x0, unconditional=unconditional.x0)
         alpha, sigma = _coefficients(schedule, "apg", t, z)
         axes = tuple(range(1, z.ndim))
         average = conditional.x0 - unconditional.x0 + momentum * average
@@ -179,9 +215,9 @@ def apg(
         guided = conditional._replace(
             x0=conditional.x0 + weight * change, eps=conditional.eps - ratio * weight * change
         )
-        return guided, average
+        return _narrow(guided, given.conditional), average
 
-    return StatefulDenoise(jnp.zeros_like, apply)
+    return StatefulDenoise(lambda z: jnp.zeros_like(wide("z", z)), apply)
 
 
 def autoguidance(
@@ -205,6 +241,7 @@ def classifier(
     log_probability: (z [b ...], t) -> [b], of the wanted class in noisy z, or any other reward. x0 moves along by
     scale sigma^2 / alpha times the gradient; where alpha = 0 it stays.
     """
+    _checked(scale)
 
     def guided(z: Float[Array, "b ..."], t: Float[Array, "*b"]) -> Any:
         plain = denoise(z, t)
@@ -224,13 +261,16 @@ def compose(unconditional: Denoise, conditionals: Sequence[Denoise], scales: Seq
     Liu et al. 2022 (arXiv 2206.01714), conjunction; a negative scale is a negation.
     """
     if len(conditionals) != len(scales):
-        raise ValueError(f"scales: {len(scales)} of them for {len(conditionals)} conditionals")
+        raise InputError(f"scales: {len(scales)} of them for {len(conditionals)} conditionals")
+    for scale in scales:
+        _checked(scale)
 
     def denoise(z: Float[Array, "b ..."], t: Float[Array, "*b"]) -> Any:
         base = unconditional(z, t)
         x0, eps = base.x0, base.eps
         for one, scale in zip(conditionals, scales, strict=True):
             weight, own = expand(jnp.asarray(scale), z), one(z, t)
+            alike(unconditional=base.x0, conditional=own.x0)
             x0, eps = x0 + weight * (own.x0 - base.x0), eps + weight * (own.eps - base.eps)
         return Estimate(x0, eps)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 from ldm_jax.choices import choice
@@ -10,11 +11,23 @@ from ldm_jax.diffusion.guidance import Pair, Scale
 from ldm_jax.diffusion.schedules import Schedule
 from ldm_jax.errors import InputError
 
+RANGES = {
+    "rescale": ("in [0, 1]", lambda value: 0.0 <= value <= 1.0),
+    "zero_init": ("in [0, 1]", lambda value: 0.0 <= value <= 1.0),
+    "eta": ("a finite number", math.isfinite),
+    "norm_threshold": ("at least 0 (0: no threshold)", lambda value: 0.0 <= value < math.inf),
+    "momentum": ("between -1 and 1", lambda value: -1.0 < value < 1.0),
+}
+"""What the rules' options must be, and whether they are."""
+
 
 def _check(self: Any) -> None:
     low, high = self.interval
     if not 0.0 <= low <= high <= 1.0:
         raise InputError(f"sampling.rule.interval: {self.interval} must be two rising times in [0, 1]")
+    for name, value in self.options().items():
+        if name in RANGES and not RANGES[name][1](value):
+            raise InputError(f"sampling.rule.{name}: {value} must be {RANGES[name][0]}")
 
 
 def _classifier_free(

@@ -10,9 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ldm_jax.diffusion import grids
+from ldm_jax.diffusion.precision import wide
 from ldm_jax.diffusion.samplers.base import Denoise, example_keys
 from ldm_jax.diffusion.samplers.runge_kutta import frame
 from ldm_jax.diffusion.schedules import Schedule
+from ldm_jax.errors import InputError
 
 
 def log_likelihood(
@@ -32,10 +35,19 @@ def log_likelihood(
     one of a sampler; its end should be a small time above 0, unless the denoiser is good at 0. probes: how many, or
     "exact" for all directions (one evaluation a dimension). prior_std: of z at the grid's start, by default the
     standard deviation of alpha x0 + sigma eps for x0 of variance 1. Kutta's rule, four evaluations a step and probe, in
-    the variable "flow" of `samplers.runge_kutta`.
+    the variable "flow" of `samplers.runge_kutta`. Computed in float32 at least.
+
+    Raises:
+      InputError: the grid is none, z is not of floats, or probes or prior_std is not positive.
     """
+    if probes != "exact" and probes < 1:
+        raise InputError(f"probes: {probes!r} must be at least 1, or exact")
+    if prior_std is not None and not 0.0 < prior_std < math.inf:
+        raise InputError(f"prior_std: {prior_std!r} must be a positive number")
+    grids.check(grid)
+    z = wide("z", z)
     own = frame("flow", schedule)
-    grid = jnp.asarray(grid, np.promote_types(z.dtype, np.float32))[::-1]
+    grid = jnp.asarray(grid, z.dtype)[::-1]
     shape, dims = z.shape, math.prod(z.shape[1:])
     if probes == "exact":
         vectors = jnp.broadcast_to(jnp.eye(dims, dtype=z.dtype)[:, None], (dims, shape[0], dims)).reshape(dims, *shape)
@@ -85,6 +97,11 @@ def bits_per_dim(log_likelihood: Float[Array, "b"], dims: int, levels: int | Non
 
     A density of values in steps of 2 / (levels - 1) has log2((levels - 1) / 2) more bits a dimension than the
     probabilities of the steps. Theis et al. 2015 (arXiv 1511.01844), section 3.1; the pixels should be dequantised.
+
+    Raises:
+      InputError: dims is less than 1, or levels less than 2.
     """
-    bits = -log_likelihood / (dims * math.log(2.0))
+    if dims < 1 or (levels is not None and levels < 2):
+        raise InputError(f"dims, levels: {dims!r}, {levels!r} must be at least 1 and 2")
+    bits = -wide("log_likelihood", log_likelihood) / (dims * math.log(2.0))
     return bits if levels is None else bits + math.log2((levels - 1) / 2.0)

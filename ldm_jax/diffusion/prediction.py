@@ -17,6 +17,9 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ldm_jax.diffusion.precision import alike, checked, wide
+from ldm_jax.errors import InputError
+
 Kind = Literal["eps", "x0", "v", "flow"]
 KINDS: tuple[str, ...] = get_args(Kind)
 
@@ -32,6 +35,10 @@ class Preconditioning:
 
     sigma_data: float = 0.5
     negated: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.sigma_data < float("inf"):
+            raise InputError(f"sigma_data: {self.sigma_data!r} must be a positive number")
 
 
 AnyKind: TypeAlias = Kind | Preconditioning
@@ -57,8 +64,17 @@ class LearnedEstimate(NamedTuple):
 
 
 def expand(per_example: Float[Array, "*b"], like: Float[Array, "b ..."]) -> Float[Array, "..."]:
-    """A scalar or [b] array with trailing axes added until it broadcasts against `like` [b ...]."""
-    per_example = jnp.asarray(per_example, like.dtype)
+    """A scalar or [b] array with trailing axes added until it broadcasts against `like` [b ...], of its type.
+
+    Raises:
+      InputError: `like` is not of floats, whose type a coefficient could take, or it has another number of examples.
+    """
+    checked("z", like)
+    per_example = jnp.asarray(per_example).astype(like.dtype)
+    if per_example.ndim and (per_example.ndim > like.ndim or per_example.shape[0] not in (1, like.shape[0])):
+        raise InputError(
+            f"t: {list(per_example.shape)} must be one number, or one for each of {like.shape[0]} examples"
+        )
     return per_example.reshape(per_example.shape + (1,) * (like.ndim - per_example.ndim))
 
 
@@ -68,8 +84,8 @@ def _divide(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "...
     return jnp.where(zero, 0.0, a / jnp.where(zero, 1.0, b))
 
 
-def _unknown(kind: object) -> ValueError:
-    return ValueError(f"kind: {kind!r} is not one of {', '.join(KINDS)} or a Preconditioning")
+def _unknown(kind: object) -> InputError:
+    return InputError(f"kind: {kind!r} is not one of {', '.join(KINDS)} or a Preconditioning")
 
 
 def _skip_out(kind: Preconditioning, alpha, sigma):
@@ -82,6 +98,7 @@ def _skip_out(kind: Preconditioning, alpha, sigma):
 
 def input_scale(kind: AnyKind, alpha: Float[Array, "*b"], sigma: Float[Array, "*b"]) -> Float[Array, "*b"]:
     """What z is to be multiplied by before it enters the network: c_in of Karras et al. 2022, table 1, else 1."""
+    alpha, sigma = wide("alpha", alpha), wide("sigma", sigma)
     if not isinstance(kind, Preconditioning):
         return jnp.ones_like(sigma)
     return 1.0 / jnp.sqrt(sigma**2 + (kind.sigma_data * alpha) ** 2)
@@ -98,7 +115,18 @@ def estimate(
 
     alpha, sigma: scalars or [b]. The result satisfies alpha x0 + sigma eps = z_t, except where a coefficient is 0 and
     the part it multiplies can't be seen in z_t: that part is then 0 (kind "eps" at alpha = 0, kind "x0" at sigma = 0).
+    Computed in float32 at least; of z_t's type.
+
+    Raises:
+      InputError: output and z_t have different shapes, or are not of floats; an unknown kind.
     """
+    alike(z_t=z_t, output=output)
+    return Estimate(
+        *(part.astype(z_t.dtype) for part in _estimate(kind, wide("output", output), wide("z_t", z_t), alpha, sigma))
+    )
+
+
+def _estimate(kind: AnyKind, output: Array, z_t: Array, alpha: Array, sigma: Array) -> Estimate:
     alpha, sigma = expand(alpha, z_t), expand(sigma, z_t)
     if isinstance(kind, Preconditioning):
         skip, out = _skip_out(kind, alpha, sigma)
@@ -127,7 +155,18 @@ def target(
     alpha: Float[Array, "*b"],
     sigma: Float[Array, "*b"],
 ) -> Float[Array, "b ..."]:
-    """What a network of the given kind should output for data x0 and noise eps; the inverse of `estimate`."""
+    """What a network of the given kind should output for data x0 and noise eps; the inverse of `estimate`.
+
+    Computed in float32 at least; of x0's type.
+
+    Raises:
+      InputError: x0 and eps have different shapes, or are not of floats; an unknown kind.
+    """
+    alike(x0=x0, eps=eps)
+    return _target(kind, wide("x0", x0), wide("eps", eps), alpha, sigma).astype(x0.dtype)
+
+
+def _target(kind: AnyKind, x0: Array, eps: Array, alpha: Array, sigma: Array) -> Array:
     alpha, sigma = expand(alpha, x0), expand(sigma, x0)
     if isinstance(kind, Preconditioning):
         # (x0 - c_skip z / alpha) / c_out with z put in: nothing is divided by sigma.
@@ -154,15 +193,22 @@ def convert(
     sigma: Float[Array, "*b"],
 ) -> Float[Array, "b ..."]:
     """A network's output of one kind as the output that a network of another kind would give at the same z_t."""
-    x0, eps = estimate(source, output, z_t, alpha, sigma)
-    return target(destination, x0, eps, alpha, sigma)
+    alike(z_t=z_t, output=output)
+    x0, eps = _estimate(source, wide("output", output), wide("z_t", z_t), alpha, sigma)
+    return _target(destination, x0, eps, alpha, sigma).astype(z_t.dtype)
 
 
 def split_learned(output: Float[Array, "b ... twice_c"]) -> tuple[Float[Array, "b ... c"], Float[Array, "b ... c"]]:
     """The prediction and the variance's interpolation in [0, 1], from a network with twice z's channels (DiT, ADM).
 
     Nichol & Dhariwal 2021 (arXiv 2102.09672), eq. 15; the network's second half lies in [-1, 1] (guided-diffusion).
+
+    Raises:
+      InputError: an odd number of channels, or no floats.
     """
+    checked("output", output)
+    if output.shape[-1] % 2:
+        raise InputError(f"output: {output.shape[-1]} channels must be an even number, half of them a variance")
     prediction, raw = jnp.split(output, 2, axis=-1)
     return prediction, 0.5 * (raw + 1.0)
 
@@ -182,8 +228,16 @@ def clip_x0(
     percentile (0.995, say): each example's x0 is clipped to that quantile s of |x0| and divided by s, where s lies in
     [limit, maximum]: Saharia et al. 2022 (arXiv 2205.11487), section 2.3. consistent: eps follows x0 so that
     alpha x0 + sigma eps = z_t still holds; otherwise eps stays as the network predicted it.
+
+    Raises:
+      InputError: limit, percentile or maximum out of range; shapes that differ; no floats.
     """
-    x0 = estimate.x0
+    if not 0.0 < limit <= maximum or (percentile is not None and not 0.0 < percentile <= 1.0):
+        raise InputError(
+            f"limit, maximum, percentile: {limit}, {maximum}, {percentile} must be 0 < limit <= maximum, (0, 1]"
+        )
+    alike(x0=estimate.x0, z_t=z_t)
+    dtype, x0, z_t = estimate.x0.dtype, wide("x0", estimate.x0), wide("z_t", z_t)
     if percentile is None:
         x0 = jnp.clip(x0, -limit, limit)
     else:
@@ -191,5 +245,6 @@ def clip_x0(
         s = expand(jnp.clip(jnp.quantile(flat, percentile, axis=1), limit, maximum), x0)
         x0 = jnp.clip(x0, -s, s) / s
     if not consistent:
-        return estimate._replace(x0=x0)
-    return estimate._replace(x0=x0, eps=_divide(z_t - expand(alpha, z_t) * x0, expand(sigma, z_t)))
+        return estimate._replace(x0=x0.astype(dtype))
+    eps = _divide(z_t - expand(alpha, z_t) * x0, expand(sigma, z_t))
+    return estimate._replace(x0=x0.astype(dtype), eps=eps.astype(dtype))

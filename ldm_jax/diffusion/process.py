@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from ldm_jax.diffusion import schedules
 from ldm_jax.diffusion.losses import Distance, distance, dlogsnr, hybrid_vlb, input_perturbation, noise_offset
+from ldm_jax.diffusion.precision import alike, wide
 from ldm_jax.diffusion.prediction import (
     Kind,
     LearnedEstimate,
@@ -57,8 +59,10 @@ class Process:
 
     def __post_init__(self) -> None:
         for field in ("huber_delta", "noise_offset", "input_perturbation"):
-            if getattr(self, field) < 0.0:
-                raise InputError(f"process.{field}: {getattr(self, field)} must be at least 0")
+            if not 0.0 <= getattr(self, field) < math.inf:
+                raise InputError(f"process.{field}: {getattr(self, field)} must be at least 0 and finite")
+        if self.distance == "huber" and self.huber_delta == 0.0:
+            raise InputError("process.huber_delta: 0 must be positive; distance l1 is what it leads to")
         if self.loss is not None and isinstance(self.prediction, Preconditioning):
             raise InputError(f"process.loss: {self.loss!r} must be none where prediction is a preconditioning")
 
@@ -83,8 +87,11 @@ class Process:
     def add_noise(
         self, x0: Float[Array, "b ..."], eps: Float[Array, "b ..."], t: Float[Array, "*b"]
     ) -> Float[Array, "b ..."]:
-        """z_t."""
-        return expand(self.schedule.alpha(t), x0) * x0 + expand(self.schedule.sigma(t), x0) * eps
+        """z_t, of x0's type; InputError where x0 and eps have different shapes or are not of floats."""
+        alike(x0=x0, eps=eps)
+        clean, noise = wide("x0", x0), wide("eps", eps)
+        z = expand(self.schedule.alpha(t), clean) * clean + expand(self.schedule.sigma(t), clean) * noise
+        return z.astype(x0.dtype)
 
     def noise(self, keys: Array, eps: Float[Array, "b ..."]) -> tuple[Float[Array, "b ..."], Float[Array, "b ..."]]:
         """(the noise that z_t is made of, the noise that is to be predicted), from standard normal `eps`; keys [b]."""

@@ -19,6 +19,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ldm_jax.diffusion.betas import Kind, betas, log_alphas, zero_terminal
+from ldm_jax.diffusion.precision import wide_times
+from ldm_jax.errors import InputError
 
 __all__ = [
     "EDM",
@@ -44,7 +46,7 @@ Times = Float[Array, "*b"]
 
 @runtime_checkable
 class Schedule(Protocol):
-    """The two coefficients of the forward process; any shape of `t` in, the same shape out."""
+    """The two coefficients of the forward process; any shape of `t` in, the same shape out, in float32 at least."""
 
     def alpha(self, t: Times) -> Times:
         """Signal coefficient, 1 at t = 0."""
@@ -68,7 +70,7 @@ def time(schedule: Schedule, logsnr: Times) -> Times:
     own = getattr(schedule, "time", None)
     if own is not None:
         return own(logsnr)
-    wanted = jnp.asarray(logsnr)
+    wanted = wide_times(logsnr)
 
     def halve(_, bounds):
         low, high = bounds
@@ -83,7 +85,7 @@ def time(schedule: Schedule, logsnr: Times) -> Times:
 def timestep(schedule: Schedule, t: Times) -> Times:
     """t in the units that networks of this schedule take: indices 0..N-1, 1000 t for flows, log(sigma) / 4 for EDM."""
     own = getattr(schedule, "timestep", None)
-    return 1000.0 * t if own is None else own(t)
+    return 1000.0 * wide_times(t) if own is None else own(t)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,17 +98,20 @@ class RectifiedFlow:
 
     scale: float = 1000.0
 
+    def __post_init__(self) -> None:
+        _check_positive("RectifiedFlow", scale=self.scale)
+
     def alpha(self, t: Times) -> Times:
-        return 1.0 - t
+        return 1.0 - wide_times(t)
 
     def sigma(self, t: Times) -> Times:
-        return t
+        return wide_times(t)
 
     def time(self, logsnr: Times) -> Times:
-        return jax.nn.sigmoid(-0.5 * logsnr)
+        return jax.nn.sigmoid(-0.5 * wide_times(logsnr))
 
     def timestep(self, t: Times) -> Times:
-        return self.scale * t
+        return self.scale * wide_times(t)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,16 +124,16 @@ class Cosine:
 
     def alpha(self, t: Times) -> Times:
         # sin of the complement is exactly 0 at t = 1, where cos(pi / 2) is 6e-17 or -4e-8.
-        return jnp.sin(0.5 * jnp.pi * (1.0 - t))
+        return jnp.sin(0.5 * jnp.pi * (1.0 - wide_times(t)))
 
     def sigma(self, t: Times) -> Times:
-        return jnp.sin(0.5 * jnp.pi * t)
+        return jnp.sin(0.5 * jnp.pi * wide_times(t))
 
     def time(self, logsnr: Times) -> Times:
-        return jnp.arctan(jnp.exp(-0.5 * logsnr)) * (2.0 / jnp.pi)
+        return jnp.arctan(jnp.exp(-0.5 * wide_times(logsnr))) * (2.0 / jnp.pi)
 
     def timestep(self, t: Times) -> Times:
-        return 1000.0 * t
+        return 1000.0 * wide_times(t)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +146,12 @@ class VP:
     beta_min: float = 0.1
     beta_max: float = 20.0
 
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.beta_min < self.beta_max < math.inf:
+            raise InputError(f"VP: beta_min, beta_max: {self.beta_min}, {self.beta_max} must be two rising rates")
+
     def log_alpha(self, t: Times) -> Times:
+        t = wide_times(t)
         return -0.25 * t**2 * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min
 
     def alpha(self, t: Times) -> Times:
@@ -152,12 +162,12 @@ class VP:
 
     def time(self, logsnr: Times) -> Times:
         # log alpha = -softplus(-logsnr) / 2, then the positive root of the quadratic, in the form without cancellation.
-        depth = 2.0 * jax.nn.softplus(-logsnr)
+        depth = 2.0 * jax.nn.softplus(-wide_times(logsnr))
         slope = self.beta_max - self.beta_min
         return depth / (self.beta_min + jnp.sqrt(self.beta_min**2 + slope * depth))
 
     def timestep(self, t: Times) -> Times:
-        return 1000.0 * t
+        return 1000.0 * wide_times(t)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,18 +182,23 @@ class EDM:
     sigma_max: float = 80.0
     rho: float = 7.0
 
+    def __post_init__(self) -> None:
+        _check_positive("EDM", sigma_min=self.sigma_min, sigma_max=self.sigma_max, rho=self.rho)
+        if self.sigma_min > self.sigma_max:
+            raise InputError(f"EDM: sigma_min: {self.sigma_min} must be at most sigma_max, {self.sigma_max}")
+
     def alpha(self, t: Times) -> Times:
-        return jnp.ones_like(t)
+        return jnp.ones_like(wide_times(t))
 
     def sigma(self, t: Times) -> Times:
-        return self.sigma_max * t**self.rho
+        return self.sigma_max * wide_times(t) ** self.rho
 
     def time(self, logsnr: Times) -> Times:
-        return jnp.exp(-(0.5 * logsnr + math.log(self.sigma_max)) / self.rho)
+        return jnp.exp(-(0.5 * wide_times(logsnr) + math.log(self.sigma_max)) / self.rho)
 
     def timestep(self, t: Times) -> Times:
         """c_noise of the paper's table 1."""
-        return 0.25 * (math.log(self.sigma_max) + self.rho * jnp.log(t))
+        return 0.25 * (math.log(self.sigma_max) + self.rho * jnp.log(wide_times(t)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,6 +217,9 @@ class DiscreteBetas:
     zero_snr: bool = False
     table: tuple[float, ...] | None = None
 
+    def __post_init__(self) -> None:
+        _table(self)
+
     @property
     def size(self) -> int:
         """N."""
@@ -212,7 +230,7 @@ class DiscreteBetas:
         return _table(self)
 
     def log_alpha(self, t: Times) -> Times:
-        t = jnp.asarray(t)
+        t = wide_times(t)
         table = _table(self)
         place = t * self.size
         if not self.zero_snr:
@@ -223,14 +241,26 @@ class DiscreteBetas:
         rest = jnp.clip(self.size - place, 0.0, 1.0)
         return jnp.where(place > self.size - 1, left + jnp.log(rest), body)
 
+    def _ending(self, t: Times) -> tuple[Array, Times]:
+        """With zero_snr, whether t is in the table's last interval, and alpha there: a line to 0, with its slope."""
+        place = wide_times(t) * self.size
+        rest = jnp.clip(self.size - place, 0.0, 1.0)
+        return place > self.size - 1, math.exp(_table(self)[-2]) * rest
+
     def alpha(self, t: Times) -> Times:
-        return jnp.exp(self.log_alpha(t))
+        if not self.zero_snr:
+            return jnp.exp(self.log_alpha(t))
+        last, line = self._ending(t)
+        return jnp.where(last, line, jnp.exp(self.log_alpha(jnp.where(last, 0.0, t))))
 
     def sigma(self, t: Times) -> Times:
-        return _root(-jnp.expm1(2.0 * self.log_alpha(t)))
+        if not self.zero_snr:
+            return _root(-jnp.expm1(2.0 * self.log_alpha(t)))
+        last, line = self._ending(t)
+        return _root(jnp.where(last, 1.0 - line**2, -jnp.expm1(2.0 * self.log_alpha(jnp.where(last, 0.0, t)))))
 
     def time(self, logsnr: Times) -> Times:
-        logsnr = jnp.asarray(logsnr)
+        logsnr = wide_times(logsnr)
         wanted = -0.5 * jax.nn.softplus(-logsnr)
         table = _table(self)
         if not self.zero_snr:
@@ -242,7 +272,13 @@ class DiscreteBetas:
         return jnp.where(wanted < table[-2], last, body) / self.size
 
     def timestep(self, t: Times) -> Times:
-        return t * self.size - 1.0
+        return wide_times(t) * self.size - 1.0
+
+
+def _check_positive(name: str, **values: float) -> None:
+    for field, value in values.items():
+        if not 0.0 < value < math.inf:
+            raise InputError(f"{name}: {field}: {value} must be a positive number")
 
 
 @lru_cache(maxsize=64)
@@ -282,8 +318,12 @@ class Shifted:
     s: float = 3.0
     """How much more noise there is for the signal; above 1 for larger images."""
 
+    def __post_init__(self) -> None:
+        _check_positive("Shifted", s=self.s)
+
     def inner(self, t: Times) -> Times:
         """The time of the base schedule that t stands for."""
+        t = wide_times(t)
         if isinstance(self.base, RectifiedFlow):
             return self.s * t / (1.0 + (self.s - 1.0) * t)
         # The ends stay where they are; their logsnr is infinite, and its derivative nothing.
@@ -298,7 +338,7 @@ class Shifted:
         return self.base.sigma(self.inner(t))
 
     def time(self, logsnr: Times) -> Times:
-        return time(self.base, logsnr + 2.0 * math.log(self.s))
+        return time(self.base, wide_times(logsnr) + 2.0 * math.log(self.s))
 
     def timestep(self, t: Times) -> Times:
         return timestep(self.base, self.inner(t))
@@ -306,8 +346,8 @@ class Shifted:
 
 def shift(schedule: Schedule, s: float) -> Schedule:
     """`schedule` with s times as much noise for its signal at every t; s > 1 is for larger images. See `Shifted`."""
-    if not s > 0:
-        raise ValueError(f"s: {s!r} is not a positive number")
+    if not 0.0 < s < math.inf:
+        raise InputError(f"s: {s!r} is not a positive number")
     return Shifted(schedule, float(s))
 
 
@@ -324,6 +364,8 @@ def resolution_shift(
     Esser et al. 2024 (arXiv 2403.03206), section 5.3.2, derives sqrt(m / n); Flux interpolates mu linearly between
     (base_tokens, base) and (max_tokens, maximum), with s = exp(mu) (exponential) or mu itself.
     """
+    if max_tokens <= base_tokens:
+        raise InputError(f"max_tokens: {max_tokens} must be more than base_tokens, {base_tokens}")
     mu = base + (maximum - base) * (tokens - base_tokens) / (max_tokens - base_tokens)
     return math.exp(mu) if exponential else mu
 
@@ -335,7 +377,12 @@ class Rescaled:
     base: Schedule = dataclasses.field(default=VP(), metadata={"hint": Plain})
     """The schedule that is rescaled."""
 
+    def __post_init__(self) -> None:
+        if isinstance(self.base, EDM | RectifiedFlow):
+            raise InputError(f"Rescaled: base: {self.base!r} must preserve variance, as VP, Cosine and tables do")
+
     def alpha(self, t: Times) -> Times:
+        t = wide_times(t)
         last = self.base.alpha(jnp.ones_like(t))
         return (self.base.alpha(t) - last) / (1.0 - last)
 
@@ -358,7 +405,7 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
     if isinstance(schedule, RectifiedFlow | Cosine):
         return schedule
     if isinstance(schedule, EDM):
-        raise ValueError("schedule: EDM keeps alpha = 1 and has no zero terminal SNR")
+        raise InputError("schedule: EDM keeps alpha = 1 and has no zero terminal SNR")
     return Rescaled(schedule)
 
 
@@ -377,18 +424,18 @@ class Knots:
     timesteps: Float[Array, "n"]
 
     def alpha(self, t: Times) -> Times:
-        return jnp.interp(t, self.times, self.alphas)
+        return jnp.interp(wide_times(t), self.times, self.alphas)
 
     def sigma(self, t: Times) -> Times:
-        return jnp.interp(t, self.times, self.sigmas)
+        return jnp.interp(wide_times(t), self.times, self.sigmas)
 
     def time(self, logsnr: Times) -> Times:
         # The first knot may be clean, at logsnr = +inf, where interpolation has nothing to hold on to.
         ratio = jnp.maximum(self.sigmas, jnp.finfo(self.sigmas.dtype).tiny ** 0.5) / self.alphas
-        return jnp.interp(-0.5 * logsnr, jnp.log(ratio), self.times)
+        return jnp.interp(-0.5 * wide_times(logsnr), jnp.log(ratio), self.times)
 
     def timestep(self, t: Times) -> Times:
-        return jnp.interp(t, self.times, self.timesteps)
+        return jnp.interp(wide_times(t), self.times, self.timesteps)
 
 
 ScheduleChoice: TypeAlias = RectifiedFlow | Cosine | VP | EDM | DiscreteBetas | Shifted | Rescaled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Array, Float, Int
@@ -34,6 +35,13 @@ class _Named:
         return sample_times(self.kind, keys, schedule=schedule, index=index, count=count, **options)
 
 
+def _check(mean: float, std: float) -> None:
+    if not math.isfinite(mean):
+        raise InputError(f"process.times.mean: {mean} must be a finite number")
+    if not 0.0 < std < math.inf:
+        raise InputError(f"process.times.std: {std} must be positive and finite")
+
+
 @dataclasses.dataclass(frozen=True)
 class Uniform(_Named):
     """Uniform on [0, 1)."""
@@ -60,8 +68,7 @@ class LogitNormal(_Named):
     """Standard deviation of logit(t)."""
 
     def __post_init__(self) -> None:
-        if not self.std > 0.0:
-            raise InputError(f"process.times.std: {self.std} must be positive")
+        _check(self.mean, self.std)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +104,7 @@ class LogNormal(_Named):
     """Its standard deviation."""
 
     def __post_init__(self) -> None:
-        if not self.std > 0.0:
-            raise InputError(f"process.times.std: {self.std} must be positive")
+        _check(self.mean, self.std)
 
 
 TimeSampler: TypeAlias = Uniform | Stratified | LogitNormal | Mode | CosMap | LogNormal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
@@ -45,8 +46,8 @@ class _Named:
 
 
 def _positive(field: str, value: float) -> None:
-    if not value > 0.0:
-        raise InputError(f"process.weighting.{field}: {value} must be positive")
+    if not 0.0 < value < math.inf:
+        raise InputError(f"process.weighting.{field}: {value} must be positive and finite")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +96,8 @@ class P2(_Named):
 
     def __post_init__(self) -> None:
         _positive("k", self.k)
+        if not 0.0 <= self.gamma < math.inf:
+            raise InputError(f"process.weighting.gamma: {self.gamma} must be at least 0 and finite")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +128,10 @@ class SigmoidWeight(_Named):
 
     bias: float = -3.0
     """The log-SNR at which it is a half."""
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.bias):
+            raise InputError(f"process.weighting.bias: {self.bias} must be a finite number")
 
 
 Weighting: TypeAlias = Simple | MinSNR | SoftMinSNR | P2 | EDMWeight | VWeight | SigmoidWeight

@@ -113,6 +113,25 @@ def _inception_score(found: Found) -> dict[str, float]:
     return {"IS": score.mean, "IS std": score.std}
 
 
+def inception_score_notes(count: int) -> list[str]:
+    """What limits the Inception Score of so many images, in the groups and the order of ADM's evaluator."""
+    last, groups = count % metrics.SPLIT, -(-count // metrics.SPLIT)
+    notes = []
+    if groups > 1:
+        notes.append(
+            f"IS: the mean over {groups} groups of {metrics.SPLIT} samples in their order, as ADM's evaluator has it; "
+            "samples sorted by class score less than shuffled ones"
+        )
+    if groups > 1 and last:
+        notes.append(
+            f"IS: the last group has {last} of {count} samples and counts as much as a whole one, which lowers the "
+            f"score (a group of one scores 1); draw a multiple of {metrics.SPLIT}"
+        )
+    if count < metrics.SPLIT:
+        notes.append(f"IS: one group of {count} samples; compare it with scores of as many alone")
+    return notes
+
+
 def _pooled(found: Found) -> tuple[np.ndarray, np.ndarray]:
     assert found.reference is not None
     return found.samples.arrays["pool"], found.reference.arrays["pool"]

@@ -13,7 +13,7 @@ from ldm_jax import metrics
 from ldm_jax.errors import InputError
 from ldm_jax.evaluation import numbers as table
 from ldm_jax.evaluation import reporting
-from ldm_jax.evaluation.numbers import GENERATION, Found, Metric
+from ldm_jax.evaluation.numbers import GENERATION, UNBIASED, Found, Metric, inception_score_notes
 from ldm_jax.evaluation.passes import make_plan, reference_features, sample_features
 from ldm_jax.evaluation.reconstruction import reconstruct
 from ldm_jax.evaluation.references import Reference, is_source, open_reference
@@ -339,6 +339,8 @@ def compute(
 def _notes(generation: Mapping[str, Metric], samples: Mapping[str, Features]) -> list[str]:
     notes = []
     for metric in generation.values():
+        if metric is GENERATION["is"]:
+            notes += inception_score_notes(len(samples[metric.space].arrays[UNBIASED]))
         for layer in metric.samples.moments:
             moments = samples[metric.space].moments[layer]
             if moments.count <= len(moments.mean):

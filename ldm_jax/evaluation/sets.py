@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
 
 from ldm_jax import metrics
 from ldm_jax.data import Loader, Subset, evenly, open_source, prepare, to_uint8
+from ldm_jax.data.decoding import decode, header
 from ldm_jax.errors import InputError
+from ldm_jax.images import floating
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -108,7 +109,8 @@ def array_set(images: UInt8[np.ndarray, "n h w c"], name: str, preparation: str 
 
 
 def folder_set(path: Path) -> ImageSet:
-    """The pictures of a folder (not its sub-folders) in the order of their names; all of one size.
+    """The pictures of a folder (not its sub-folders) in the order of their names, all of one size, read as training
+    reads them (`data.decoding`).
 
     Raises:
       InputError: there is none, one can't be read, or their sizes differ.
@@ -116,13 +118,23 @@ def folder_set(path: Path) -> ImageSet:
     files = sorted(p for p in path.iterdir() if p.suffix.lower() in ENDINGS)
     if not files:
         raise InputError(f"samples: {path} holds no pictures ({', '.join(ENDINGS)})")
-    shape = _shape(files[0])
-    for file in files:
-        if _shape(file) != shape:
-            raise InputError(f"samples: {file} is {_text(_shape(file))}, the first picture {_text(shape)}")
+    shape = _opened(decode, files[0]).shape
+
+    def check(file: Path, found: tuple[int, ...]) -> None:
+        if found != shape:
+            raise InputError(f"samples: {file} is {_text(found)}, the first picture {_text(shape)}")
+
+    # From the headers first, for reading all takes long; a file that keeps its orientation for later is caught then.
+    for file in files[1:]:
+        check(file, _opened(header, file))
+
+    def picture(file: Path) -> np.ndarray:
+        pixels = _opened(decode, file)
+        check(file, pixels.shape)
+        return pixels
 
     def read(places: Sequence[int]) -> np.ndarray:
-        return np.stack([_picture(files[i]).reshape(shape) for i in places])
+        return np.stack([picture(files[i]) for i in places])
 
     def stream(batch_size: int) -> Iterator[np.ndarray]:
         for begin in range(0, len(files), batch_size):
@@ -160,29 +172,24 @@ def spread_images(images: ImageSet, count: int) -> ImageSet:
     )
 
 
-def _picture(path: Path) -> np.ndarray:
+def _opened(how: Callable[[Path], Any], path: Path) -> Any:
+    """how(path), and InputError where it can't be read."""
     try:
-        with Image.open(path) as opened:
-            return np.asarray(opened if opened.mode in ("L", "RGB") else opened.convert("RGB"))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise InputError(f"samples: {path} can't be read ({error})") from error
-
-
-def _shape(path: Path) -> tuple[int, int, int]:
-    """[h w c] of a picture, from its header alone."""
-    try:
-        with Image.open(path) as opened:
-            return opened.height, opened.width, 1 if opened.mode == "L" else 3
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise InputError(f"samples: {path} can't be read ({error})") from error
+        return how(path)
+    except Exception as error:  # Pillow's decoders raise nearly every kind of error on broken data
+        raise InputError(f"samples: {path} can't be read ({' '.join(str(error).split())})") from error
 
 
 def _grey_levels(images: Any, rounding: str, what: str) -> np.ndarray:
-    if not np.issubdtype(images.dtype, np.floating):
+    if not floating(images.dtype):
         raise InputError(f"{what} is {images.dtype}; accepted: uint8, or floats in [-1, 1]")
     check_finite(images, what)
-    if np.abs(images).max() > 1 + 1e-3:
-        raise InputError(f"{what} goes from {images.min():.4g} to {images.max():.4g}; floats must lie in [-1, 1]")
+    low, high = float(images.min()), float(images.max())
+    if max(-low, high) > 1 + 1e-3:
+        raise InputError(f"{what} goes from {low:.4g} to {high:.4g}; floats must lie in [-1, 1]")
+    if low >= 0:
+        # A whole set without one pixel darker than grey: they lie in [0, 1], and would be measured washed out.
+        raise InputError(f"{what} goes from {low:.4g} to {high:.4g}, as if 0 were black; give 2 x - 1, or uint8")
     return np.asarray(metrics.to_uint8(np.asarray(images, np.float32), rounding))  # type: ignore[arg-type]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +22,7 @@ from ldm_jax.experiment.building import (
     latents_of,
 )
 from ldm_jax.experiment.parts import Parts, assemble, read_base
-from ldm_jax.experiment.workdir import Lock, keep_given, prepare
+from ldm_jax.experiment.workdir import Lock, keep_given, prepare, seams
 from ldm_jax.pipeline import LatentDiffusion
 from ldm_jax.pipeline.layouts import DENOISER_FOLDERS
 from ldm_jax.pretrained.lpips import load_lpips
@@ -57,7 +58,9 @@ class Run:
         self.config = self.parts.config
         training = self.config.stage(AutoencoderTraining)
         self.perceptual = [load_lpips(name) for name in training.loss.networks] if training else []
-        prepare(self.workdir, self.config)
+        old = prepare(self.workdir, self.config)
+        for line in seams(old, self.config, self._done) if main_process() else ():
+            print(f"note: {line}", file=sys.stderr)
         for part, place in self.parts.base.places.items():
             keep_given(place, self.workdir, part)
         barrier("given parts kept")

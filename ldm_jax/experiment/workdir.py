@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,26 @@ def prepare(workdir: Path, config: Config) -> Config | None:
         with whole(path) as temporary:
             temporary.write_text(config.to_json())
     return old
+
+
+def seams(old: Config | None, new: Config, done: Callable[[str], int | None]) -> list[str]:
+    """A line for each stage whose learning rate jumps where the run goes on, as its decay is laid over other steps.
+
+    done: from a stage's label to the steps that it was trained for, None for none.
+    """
+    lines = []
+    for stage in new.stages:
+        before = None if old is None else old.stage(type(stage))
+        step = done(stage.label)
+        if before is None or not step or step >= stage.steps or before.steps == stage.steps:
+            continue
+        was, now = (float(training.rate(step)) for training in (before, stage))
+        if abs(now - was) > 0.01 * max(was, now):
+            lines.append(
+                f"stages.{stage.label}.steps: {stage.steps} for {before.steps} lays the decay over more steps: at step "
+                f"{step} the learning rate goes from {was:.3g} to {now:.3g}; decay NoDecay has no such seam"
+            )
+    return lines
 
 
 class Lock:

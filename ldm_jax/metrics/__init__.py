@@ -5,7 +5,7 @@ evaluation/'s business.
 """
 
 from ldm_jax.metrics.extraction import Features, Wanted, collect, pixels, sharded
-from ldm_jax.metrics.inception_score import inception_score, vendi_score
+from ldm_jax.metrics.inception_score import SPLIT, inception_score, vendi_score
 from ldm_jax.metrics.kernel import KernelDistance, cmmd, kernel_distance
 from ldm_jax.metrics.manifold import density_coverage, nearest, precision_recall
 from ldm_jax.metrics.memorization import Memorization, memorization
@@ -24,6 +24,7 @@ from ldm_jax.metrics.statistics import (
 )
 
 __all__ = [
+    "SPLIT",
     "Features",
     "Gaussian",
     "KernelDistance",

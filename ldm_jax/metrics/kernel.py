@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Shaped
 
 from ldm_jax.errors import InputError
+from ldm_jax.metrics.checks import directions, same_width, vectors
 
 BLOCK = 2048
 
@@ -21,8 +22,8 @@ class KernelDistance(NamedTuple):
 
 
 def kernel_distance(
-    samples: Float[np.ndarray, "n d"],
-    reference: Float[np.ndarray, "m d"],
+    samples: Shaped[np.ndarray, "n d"],
+    reference: Shaped[np.ndarray, "m d"],
     *,
     subsets: int = 100,
     subset_size: int = 1000,
@@ -35,8 +36,13 @@ def kernel_distance(
     much another set of samples would change the mean is nearer to `std`.
 
     Raises:
-      InputError: a set is smaller than subset_size, or subset_size is less than 2.
+      InputError: a set is smaller than subset_size, or subset_size is less than 2; the features are not finite numbers,
+        or of different length.
     """
+    samples, reference = vectors("samples", samples), vectors("reference", reference)
+    same_width(samples=samples, reference=reference)
+    if subsets < 1:
+        raise InputError(f"kid: {subsets} subsets must be at least 1")
     smaller = min(len(samples), len(reference))
     if not 2 <= subset_size <= smaller:
         raise InputError(f"kid: subsets of {subset_size} must have from 2 to {smaller} images, as many as there are")
@@ -62,18 +68,18 @@ def _unbiased(kernel: np.ndarray) -> float:
     return float((kernel.sum() - np.trace(kernel)) / (n * (n - 1)))
 
 
-def cmmd(samples: Float[np.ndarray, "n d"], reference: Float[np.ndarray, "m d"]) -> float:
+def cmmd(samples: Shaped[np.ndarray, "n d"], reference: Shaped[np.ndarray, "m d"]) -> float:
     """CMMD (Jayasumana et al. 2024, arXiv 2401.09603): 1000 times the biased squared MMD of CLIP embeddings.
 
     The kernel is exp(-|x - y|^2 / (2 * 10^2)) on embeddings of length 1, which this makes them; the estimate is that
     of the authors' code, with the diagonals.
+
+    Raises:
+      InputError: the embeddings are not finite numbers, of different length, or one is 0 and has no direction.
     """
-    x, y = (_unit(np.asarray(a, np.float64)) for a in (samples, reference))
+    x, y = directions("samples", samples), directions("reference", reference)
+    same_width(samples=x, reference=y)
     return 1000.0 * (_mean_gaussian(x, x) + _mean_gaussian(y, y) - 2.0 * _mean_gaussian(x, y))
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
 def _mean_gaussian(x: np.ndarray, y: np.ndarray, sigma: float = 10.0) -> float:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Shaped
 from scipy import stats
 
+from ldm_jax.errors import InputError
 from ldm_jax.metrics.manifold import nearest
 
 
@@ -27,9 +28,9 @@ class Memorization(NamedTuple):
 
 
 def memorization(
-    samples: Float[np.ndarray, "n d"],
-    train: Float[np.ndarray, "m d"],
-    test: Float[np.ndarray, "k d"],
+    samples: Shaped[np.ndarray, "n d"],
+    train: Shaped[np.ndarray, "m d"],
+    test: Shaped[np.ndarray, "k d"],
     ratio: float = 1 / 3,
 ) -> Memorization:
     """Nearest-neighbour tests of `samples` against the training set, calibrated by `test`, which training never saw.
@@ -39,8 +40,10 @@ def memorization(
     Chaudhuri and Dasgupta 2020 (arXiv 2004.05675), without its cells: samples' distances against the test set's.
 
     Raises:
-      InputError: there are fewer than two training images.
+      InputError: there are fewer than two training images, or the features are not finite numbers of one length.
     """
+    if not 0.0 < ratio < 1.0:
+        raise InputError(f"ratio: {ratio!r} must be between 0 and 1")
     to_train, to_train_test = nearest(samples, train, 2).distance, nearest(test, train, 2).distance
 
     def copied(distance: np.ndarray) -> float:

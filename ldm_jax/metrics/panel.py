@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from ldm_jax.errors import InputError
+from ldm_jax.metrics.checks import grey_levels
 from ldm_jax.metrics.report import number
 
 INK, FAINT, COLOURS = (30, 30, 30), (215, 215, 215), ((31, 97, 173), (200, 80, 30), (40, 130, 70), (130, 60, 150))
@@ -23,7 +25,16 @@ def neighbours(
     """Each sample followed by its k nearest training images, `columns` such groups to a row, distances below.
 
     Images are enlarged by a whole factor to about 64 px.
+
+    Raises:
+      InputError: pictures that are not uint8, or not as many as the samples, or no columns.
     """
+    grey_levels("samples", samples)
+    if nearest.size:
+        grey_levels("nearest", nearest, axes=5)
+    if len(nearest) != len(samples) or distances.shape != nearest.shape[:2] or columns < 1:
+        shapes = f"{list(samples.shape)}, {list(nearest.shape)}, {list(distances.shape)}, {columns}"
+        raise InputError(f"samples, nearest, distances, columns: {shapes} do not belong together")
     n, h, w, _ = samples.shape
     scale = max(1, round(64 / max(h, w)))
     h, w = h * scale, w * scale
@@ -47,7 +58,13 @@ def neighbours(
 def plot(
     field: str, values: Sequence[float | int], curves: Mapping[str, Sequence[float]], width: int = 640
 ) -> UInt8[np.ndarray, "gh gw 3"]:
-    """Metrics against the values of a sweep, one frame a metric below the other, each with its own scale from 0."""
+    """Metrics against the values of a sweep, one frame a metric below the other, each with its own scale from 0.
+
+    Raises:
+      InputError: nothing to draw, or a curve that has not a number for each value.
+    """
+    if not values or not curves or any(len(curve) != len(values) for curve in curves.values()):
+        raise InputError(f"values, curves: {len(values)} values must be as many as each of {len(curves)} curves has")
     frame, left, right, bottom = 200, 64, 24, 40
     canvas = Image.new("RGB", (width, frame * len(curves)), "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=12)
@@ -82,6 +99,10 @@ def plot(
 
 def stack(parts: Sequence[UInt8[np.ndarray, "_h _w 3"]]) -> UInt8[np.ndarray, "gh gw 3"]:
     """Pictures one below the other, on white."""
+    for part in parts:
+        grey_levels("parts", part, axes=3)
+    if not parts:
+        raise InputError("parts: there is no picture")
     width = max(part.shape[1] for part in parts)
     padded = [np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in parts]
     return np.concatenate(padded)

@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from ldm_jax.errors import InputError
+from ldm_jax.metrics.checks import pictures
 
 MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Exponents of the five scales, finest first (Wang, Simoncelli and Bovik 2003, section 3.2)."""
 Window = Literal["gaussian", "uniform"]
 
 
-def psnr(x: Float[Array, "b h w c"], y: Float[Array, "b h w c"], *, data_range: float | int) -> Float[Array, "b"]:
+def psnr(
+    x: Shaped[Array | np.ndarray, "b h w c"], y: Shaped[Array | np.ndarray, "b h w c"], *, data_range: float | int
+) -> Float[Array, "b"]:
     """Peak signal-to-noise ratio [b] in dB: 10 log10(data_range^2 / mean squared error); inf for equal images.
 
-    data_range: the distance of white from black: 255 for grey levels, 2 for [-1, 1].
+    Images of any number type, computed in float32 at least. data_range: the distance of white from black: 255 for grey
+    levels, 2 for [-1, 1].
+
+    Raises:
+      InputError: the shapes differ.
     """
+    x, y = pictures("psnr", x, y, data_range)
     return 10.0 * jnp.log10(data_range**2 / jnp.square(x - y).mean(axis=(1, 2, 3)))
 
 
 def ssim(
-    x: Float[Array, "b h w c"],
-    y: Float[Array, "b h w c"],
+    x: Shaped[Array | np.ndarray, "b h w c"],
+    y: Shaped[Array | np.ndarray, "b h w c"],
     *,
     data_range: float | int,
     window: Window = "gaussian",
@@ -35,26 +43,32 @@ def ssim(
 
     window: "gaussian" is the paper's, 11x11 with sigma 1.5 (scikit-image's `gaussian_weights=True, sigma=1.5,
     use_sample_covariance=False`); "uniform" is scikit-image's default, 7x7 with sample covariances (n - 1).
-    Means are over the places where the whole window lies inside the image.
+    Means are over the places where the whole window lies inside the image. Images and data_range as in `psnr`.
 
     Raises:
-      InputError: a side is shorter than the window.
+      InputError: a side is shorter than the window, or the shapes differ.
     """
+    if window not in get_args(Window):
+        raise InputError(f"window: {window!r} must be one of {', '.join(get_args(Window))}")
+    x, y = pictures("ssim", x, y, data_range)
     taps = _taps(window)
     _check_side(x.shape, len(taps), "ssim", f"its {window} window is {len(taps)}x{len(taps)}")
     similarity, _ = _similarity(x, y, taps, data_range, sample_covariance=window == "uniform")
     return similarity.mean(axis=-1)
 
 
-def ms_ssim(x: Float[Array, "b h w c"], y: Float[Array, "b h w c"], *, data_range: float | int) -> Float[Array, "b"]:
+def ms_ssim(
+    x: Shaped[Array | np.ndarray, "b h w c"], y: Shaped[Array | np.ndarray, "b h w c"], *, data_range: float | int
+) -> Float[Array, "b"]:
     """Multi-scale structural similarity [b] (Wang et al. 2003, equation 7): five scales, each 2x2 means of the last.
 
     Negative similarities count as 0, so that the powers exist; the product is taken per channel, then the mean. A side
-    that is odd is made even by repeating its last line, as TensorFlow does.
+    that is odd is made even by repeating its last line, as TensorFlow does. Images and data_range as in `psnr`.
 
     Raises:
-      InputError: a side is under 161 px, where the window would not fit in the coarsest scale.
+      InputError: a side is under 161 px, where the window would not fit in the coarsest scale, or the shapes differ.
     """
+    x, y = pictures("ms_ssim", x, y, data_range)
     taps = _taps("gaussian")
     smallest = (len(taps) - 1) * 2 ** (len(MS_WEIGHTS) - 1) + 1
     _check_side(x.shape, smallest, "ms_ssim", f"five scales of an {len(taps)}x{len(taps)} window need {smallest} px")

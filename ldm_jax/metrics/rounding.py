@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Shaped, UInt8
+
+from ldm_jax.errors import InputError
 
 Rounding = Literal["round", "adm", "trunc"]
 
@@ -21,6 +23,17 @@ RULES: dict[str, Callable[[Any], Array]] = {
 }
 
 
-def to_uint8(images: Float[Array | np.ndarray, "*shape"], rule: Rounding = "round") -> UInt8[Array, "*shape"]:
-    """[-1, 1] to 0..255 by one of RULES, clamped; NaN is the caller's to refuse."""
+def to_uint8(images: Shaped[Array | np.ndarray, "*shape"], rule: Rounding = "round") -> UInt8[Array, "*shape"]:
+    """Floats in [-1, 1] to 0..255 by one of RULES, clamped; NaN is the caller's to refuse.
+
+    Raises:
+      InputError: they are not floats (grey levels already, say), or there is no such rule.
+    """
+    if rule not in RULES:
+        raise InputError(f"rounding: {rule!r} must be one of {', '.join(RULES)}")
+    images = jnp.asarray(images)
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise InputError(f"images: {images.dtype} must be floats in [-1, 1]")
+    # Grey levels need all the digits that short floats lack.
+    images = images.astype(jnp.promote_types(images.dtype, jnp.float32))
     return jnp.clip(RULES[rule](images), 0, 255).astype(jnp.uint8)

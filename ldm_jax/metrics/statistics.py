@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float64, UInt8
+from jaxtyping import Float64, Shaped, UInt8
 
 from ldm_jax.errors import InputError
 from ldm_jax.files import whole
+from ldm_jax.metrics.checks import grey_levels, vectors
 
 
 class Gaussian(NamedTuple):
@@ -43,22 +44,26 @@ class Moments:
         return Gaussian(self.mean, self.scatter / (self.count - 1))
 
 
-def moments(features: Float[np.ndarray, "n d"]) -> Moments:
+def moments(features: Shaped[np.ndarray, "n d"]) -> Moments:
     """The moments of n vectors, n at least 1.
 
     Raises:
-      InputError: a feature is NaN or infinite.
+      InputError: the features are not finite numbers [n d].
     """
-    x = np.asarray(features, np.float64)
-    if not np.isfinite(x).all():
-        raise InputError("images: their features hold NaN or infinite values")
+    x = vectors("features", features).astype(np.float64)
     mean = x.mean(axis=0)
     x = x - mean
     return Moments(len(x), mean, x.T @ x)
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-    """The moments of the union of two disjoint sets (Chan, Golub and LeVeque 1983, equations 1.5)."""
+    """The moments of the union of two disjoint sets (Chan, Golub and LeVeque 1983, equations 1.5).
+
+    Raises:
+      InputError: the two have features of different length.
+    """
+    if a.mean.shape != b.mean.shape:
+        raise InputError(f"features: {len(b.mean)} numbers must be as many as in the other part, {len(a.mean)}")
     count = a.count + b.count
     delta = b.mean - a.mean
     scatter = a.scatter + b.scatter + np.outer(delta, delta) * (a.count * b.count / count)
@@ -73,8 +78,9 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     of a set from itself is 0 up to rounding.
 
     Raises:
-      InputError: the two have features of different length.
+      InputError: the two have features of different length, or are not a finite mean [d] and covariance [d d].
     """
+    a, b = _wide("samples", a), _wide("reference", b)
     if a.mean.shape != b.mean.shape:
         raise InputError(
             f"reference: its statistics are of {len(b.mean)} features and the samples' of {len(a.mean)}; "
@@ -84,6 +90,16 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     overlap = np.linalg.svd(_factor(a.covariance).T @ _factor(b.covariance), compute_uv=False).sum()
     distance = difference @ difference + np.trace(a.covariance) + np.trace(b.covariance) - 2.0 * overlap
     return float(max(distance, 0.0))
+
+
+def _wide(name: str, gaussian: Gaussian) -> Gaussian:
+    """A Gaussian in float64, checked."""
+    mean, covariance = (np.asarray(part).astype(np.float64) for part in gaussian)
+    if mean.ndim != 1 or not len(mean) or covariance.shape != (len(mean), len(mean)):
+        raise InputError(f"{name}: statistics {list(mean.shape)}, {list(covariance.shape)} must be [d] and [d d]")
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise InputError(f"{name}: its statistics hold NaN or infinite values")
+    return Gaussian(mean, covariance)
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
@@ -111,7 +127,7 @@ def read_statistics(path: str | Path) -> tuple[dict[str, Gaussian], dict[str, st
         for kind, (mu, sigma) in NAMES.items():
             if mu not in file or sigma not in file:
                 continue
-            mean, covariance = (np.asarray(_array(file, name, path), np.float64) for name in (mu, sigma))
+            mean, covariance = (_numbers(file, name, path) for name in (mu, sigma))
             if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
                 raise InputError(
                     f"reference: {mu} and {sigma} of {path} have shapes {mean.shape} and {covariance.shape}; "
@@ -120,7 +136,7 @@ def read_statistics(path: str | Path) -> tuple[dict[str, Gaussian], dict[str, st
             if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
                 raise InputError(f"reference: {mu} or {sigma} of {path} holds NaN or infinite values")
             found[kind] = Gaussian(mean, covariance)
-        notes = {name.removeprefix("note_"): str(file[name]) for name in file.files if name.startswith("note_")}
+        notes = {n.removeprefix("note_"): str(_array(file, n, path)) for n in file.files if n.startswith("note_")}
     return found, notes
 
 
@@ -139,6 +155,7 @@ def write_statistics(
     for kind, gaussian in statistics.items():
         arrays |= dict(zip(NAMES[kind], gaussian, strict=True))
     if images is not None:
+        grey_levels("images", images)
         arrays["arr_0"] = images
     arrays |= {f"note_{name}": np.asarray(text) for name, text in (notes or {}).items()}
     # An open file, for numpy would give a name of another ending its own.
@@ -157,6 +174,13 @@ def open_npz(path: str | Path) -> np.lib.npyio.NpzFile:
     if not zipfile.is_zipfile(path):
         raise InputError(f"file: {path} is not an .npz")
     return np.load(path, allow_pickle=False)
+
+
+def _numbers(file: np.lib.npyio.NpzFile, name: str, path: str | Path) -> np.ndarray:
+    array = _array(file, name, path)
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"reference: {name} of {path} is {array.dtype}; accepted: numbers")
+    return array.astype(np.float64)
 
 
 def _array(file: np.lib.npyio.NpzFile, name: str, path: str | Path) -> np.ndarray:

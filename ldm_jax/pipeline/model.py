@@ -132,10 +132,14 @@ class LatentDiffusion(Uses):
     def decode(
         self, z: Float[Array | np.ndarray, "b ... _"], *, tile: int = 0, sliced: bool = False
     ) -> Float[Array, "b ... _"]:
-        """Normalised latents to signals in [-1, 1]; tile (in pixels) and sliced as in `encode`."""
+        """Normalised latents to signals in [-1, 1]; tile (in pixels) and sliced as in `encode`.
+
+        What the decoder does not give a finite number for is NaN.
+        """
         memory, params, z = Memory(self._tile(tile), sliced), self.autoencoder_params, jnp.asarray(z, jnp.float32)
         x = decode_batch(self.autoencoder, params, *self._statistics(), z, memory, dividing(params, len(z)))
-        return jnp.clip(x, -1.0, 1.0)
+        # What is not finite stays so, for whoever looks; clipped, infinity would be white.
+        return jnp.where(jnp.isfinite(x), jnp.clip(x, -1.0, 1.0), jnp.nan)
 
     def _tile(self, tile: int) -> int:
         """A tile's side in latents; a quarter of it, which neighbours share, must be whole."""
@@ -185,7 +189,8 @@ class LatentDiffusion(Uses):
         "diffusers" reproduces a published scheduler with its quirks, see `ldm_jax.pretrained.schedulers`. tile: see
         `decode`. told: what `tell` gave, in place of all that is asked for. task, arrays [n ...]:
         another way of drawing, see `ldm_jax.tasks`, and what it takes. output: "latents" are normalised and not
-        decoded. Signals that are no pictures are floats in [-1, 1].
+        decoded. Signals that are no pictures are floats in [-1, 1]. Within jit the same is computed, and nothing
+        is said of what is not finite.
         """
         if output not in ("images", "latents"):
             raise InputError(f"output: {output!r} must be images or latents")
@@ -194,15 +199,17 @@ class LatentDiffusion(Uses):
         n = number_of(num, latents, asked)
         out = []
         for z, kept in self._batches(key, n, asked, recipe, size, batch_size, first, latents, task, arrays or {}):
-            if isinstance(z, Tracer):
-                return z if output == "latents" else self.decode(z, tile=tile)
-            if not np.isfinite(np.asarray(z[:kept])).all():
+            traced = isinstance(z, Tracer)
+            if not traced and not np.isfinite(np.asarray(z[:kept])).all():
                 raise InputError("model: it draws NaN or infinity; its weights, or what it is told, are not finite")
-            out.append(np.asarray(self._shown(z, tile) if output == "images" else z)[:kept])
-        return np.concatenate(out)
+            found = self._shown(z, tile) if output == "images" else z
+            out.append(found[:kept] if traced else np.asarray(found)[:kept])
+        return jnp.concatenate(out) if isinstance(out[0], Tracer) else np.concatenate(out)
 
-    def _shown(self, z: Array, tile: int) -> Array:
+    def _shown(self, z: Array, tile: int = 0) -> Array:
         x = self.decode(z, tile=tile)
+        if not isinstance(x, Tracer) and not bool(jnp.isfinite(x).all()):
+            raise InputError("model: its decoder gives NaN or infinity; its weights are not finite")
         return to_uint8(x) if is_picture(self.shape) else x
 
     def recipe(self, steps: Any = None, sampler: str | AnySampler | None = None) -> Recipe:

@@ -23,6 +23,7 @@ class Uses:
     encode: Callable[..., Array]
     decode: Callable[..., Array]
     sample: Callable[..., Any]
+    _shown: Callable[..., Array]
     autoencoder: Any
     shape: tuple[int, ...]
     conditions: tuple[Condition, ...]
@@ -36,7 +37,7 @@ class Uses:
             raise InputError(f"strength: {strength} must be between 0 and 1")
         z = self.encode(images)
         if strength == 0:
-            return np.asarray(to_uint8(self.decode(z)))
+            return np.asarray(self._shown(z))
         return self.sample(key, num=len(z), task=Edit(float(strength)), arrays={"known": z}, **sampling)
 
     def inpaint(

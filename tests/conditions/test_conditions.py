@@ -17,6 +17,7 @@ from ldm_jax.conditions import (
     CONDITIONS,
     ConditionConfig,
     Given,
+    GivenImage,
     SavedCondition,
     Size,
     join,
@@ -227,3 +228,21 @@ def test_a_small_image_that_is_none(image, message):
 def test_a_factor_that_does_not_divide():
     with pytest.raises(InputError, match="factor: 3 must divide"):
         LowResolution(3).build(GIVEN)
+
+
+def test_images_that_a_user_gives_go_through_one_border():
+    """uint8 of 0..255 is not taken for floats of 0..255, whoever reads it."""
+    grey = np.arange(48, dtype=np.uint8).reshape(1, 4, 4, 3) * 5
+    want = grey / np.float32(127.5) - 1.0
+    given = GivenImage(3)
+    np.testing.assert_allclose(given.ask(SIZE, image=grey).arrays["image"], want)
+    np.testing.assert_allclose(given.ask(SIZE, image=jnp.asarray(want)).arrays["image"], want)
+    for wrong in (grey.astype(np.float32), grey.astype(np.int32), np.full_like(want, np.nan), want[:0]):
+        with pytest.raises(InputError, match="image: "):
+            given.ask(SIZE, image=wrong)
+    # A mask and latents have no range, but are finite.
+    latents = np.full((1, 4, 4, 5), 3.0, np.float32)
+    np.testing.assert_array_equal(GivenImage(5).ask(SIZE, image=latents).arrays["image"], latents)
+    for wrong in (latents * np.inf, latents.astype(np.uint8)):
+        with pytest.raises(InputError, match="must be finite floats"):
+            GivenImage(5).ask(SIZE, image=wrong)

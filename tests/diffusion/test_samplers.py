@@ -307,7 +307,13 @@ def test_zero_width_steps_change_nothing():
         a = S.sample(gaussian(schedule), S.SAMPLERS[name](), schedule, grid, z, KEY)
         longer = jnp.concatenate([grid, grid[-1:], grid[-1:]])
         _, path = S.sample(
-            gaussian(schedule), S.SAMPLERS[name](), schedule, longer, z, KEY, observe=lambda z, estimate, at: z
+            gaussian(schedule),
+            S.SAMPLERS[name]()._replace(revisits=True),
+            schedule,
+            longer,
+            z,
+            KEY,
+            observe=lambda z, estimate, at: z,
         )
         np.testing.assert_allclose(path[-1], path[3], rtol=1e-5, atol=1e-5, err_msg=name)
         if name != "dpmpp_3m":  # which lowers its order towards the end of a short grid

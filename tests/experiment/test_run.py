@@ -15,11 +15,12 @@ import pytest
 from ldm_jax.config import Pretrained
 from ldm_jax.errors import Diverged, InputError
 from ldm_jax.experiment import Run
-from ldm_jax.experiment.workdir import flat
+from ldm_jax.experiment.workdir import flat, seams
 from ldm_jax.models import UNetConfig, VQConfig
 from ldm_jax.pipeline import load
 from ldm_jax.pretrained.parts import load_part
 from ldm_jax.stages import AutoencoderLoss, AutoencoderTraining, DenoiserTraining
+from ldm_jax.training.decays import NoDecay
 from ldm_jax.training.parallel import make_strategy
 
 
@@ -251,3 +252,21 @@ def test_first_stages_that_cannot_be_started_from(trained, tiny_config, tmp_path
         with pytest.raises(InputError, match=message):
             Run(config, tmp_path / "run")
         assert not (tmp_path / "run").exists()
+
+
+def test_a_seam_in_the_learning_rate_is_told(tiny_config, tmp_path, capsys):
+    """A cosine that is laid over more steps jumps up where the run goes on; a constant rate does not."""
+    begun = tiny_config.with_stages(autoencoder={"steps": 4, "warmup": 1})
+    longer = begun.with_stages(autoencoder={"steps": 8})
+    (line,) = seams(begun, longer, {"autoencoder": 4, "denoiser": None}.get)
+    rate = longer.stage(AutoencoderTraining).rate
+    assert line.startswith("stages.autoencoder.steps: 8 for 4") and f"goes from 0 to {float(rate(4)):.3g}" in line
+    assert seams(begun, longer, {}.get) == []
+    assert seams(None, longer, {"autoencoder": 4}.get) == []
+    assert seams(begun, begun.with_stages(autoencoder={"learning_rate": 1.0}), {"autoencoder": 2}.get) == []
+    flat = [config.with_stages(autoencoder={"decay": NoDecay()}) for config in (begun, longer)]
+    assert seams(*flat, {"autoencoder": 4}.get) == []
+    (tmp_path / "autoencoder" / "4").mkdir(parents=True)
+    (tmp_path / "config.json").write_text(begun.to_json())
+    Run(longer, tmp_path)
+    assert f"note: {line}" in capsys.readouterr().err

@@ -197,6 +197,30 @@ def test_drawing_within_jit(model):
     np.testing.assert_allclose(draw(jax.random.key(3)), wanted, atol=1e-5)
 
 
+def test_drawing_within_jit_is_drawing(model):
+    """In several batches, the last of them filled up, and to images."""
+    asked = {"labels": [1, 2, 3], "steps": 1, "batch_size": 2}
+    for output in ("latents", "images"):
+        got = jax.jit(lambda key, output=output: model.sample(key, output=output, **asked))(jax.random.key(3))
+        want = model.sample(jax.random.key(3), output=output, **asked)
+        assert got.shape == want.shape and got.dtype == want.dtype
+        np.testing.assert_allclose(got.astype(float), want.astype(float), atol=1e-5 if output == "latents" else 1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_broken_decoder_draws_nothing(model, value):
+    """Its pictures would be black, or white."""
+    params = jax.tree.map(lambda x: x, model.autoencoder_params)
+    params["decoder"] = jax.tree.map(lambda x: jnp.full_like(x, value), params["decoder"])
+    broken = dataclasses.replace(model, autoencoder_params=params)
+    for draw in (
+        lambda: broken.sample(jax.random.key(0), labels=[1], steps=1),
+        lambda: broken.edit(jax.random.key(0), np.zeros((1, 32, 32, 1), np.uint8), strength=0),
+    ):
+        with pytest.raises(InputError, match="its decoder gives NaN or infinity"):
+            draw()
+
+
 def test_large_images_are_decoded_in_tiles(model):
     drawn = model.sample(jax.random.key(0), labels=[1], steps=2, height=64, width=64, tile=32)
     chex.assert_shape(drawn, (1, 64, 64, 1))

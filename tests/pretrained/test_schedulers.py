@@ -377,3 +377,76 @@ def test_a_network_with_learned_variance_is_taken_apart():
     assert float(got.variance[0, 0]) == 0.5
     out = samplers.sample(denoise, plan.sampler, plan.schedule, plan.grid, jnp.ones((1, 2)), jax.random.key(0))
     assert np.all(np.isfinite(out))
+
+
+ONE_STEP = [
+    config(name, **options)
+    for name in (
+        "DDIM",
+        "DDPM",
+        "EulerDiscrete",
+        "HeunDiscrete",
+        "DPMSolverMultistep",
+        "UniPCMultistep",
+        "DEISMultistep",
+    )
+    for options in (
+        {"timestep_spacing": "linspace"},
+        {"timestep_spacing": "leading"},
+        {"use_karras_sigmas": True, "final_sigmas_type": "sigma_min"},
+    )
+] + [
+    {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift_terminal": 0.1},
+    {"_class_name": "FlowMatchHeunDiscreteScheduler", "shift_terminal": 0.1},
+    {"_class_name": "EDMEulerScheduler", "final_sigmas_type": "sigma_min"},
+    config("PNDM", skip_prk_steps=True),
+    config("LCM"),
+    config("TCD"),
+    config("DPMSolverMultistep", use_flow_sigmas=True, prediction_type="flow_prediction", shift_terminal=0.1),
+    config("UniPCMultistep", use_flow_sigmas=True, prediction_type="flow_prediction", final_sigmas_type="sigma_min"),
+]
+
+
+@pytest.mark.parametrize("own", ONE_STEP, ids=str)
+def test_few_steps_start_at_the_noise_and_visit_no_time_twice(own):
+    for steps in (1, 2, 3, 20):
+        plan = from_diffusers_scheduler(own, steps)
+        grid = np.asarray(plan.grid)
+        assert np.isfinite(grid).all()
+        if "PNDM" not in own["_class_name"]:
+            assert len(grid) == steps + 1 and (np.diff(grid) < 0).all()
+        # What leading spacing leaves out is the first stretch, of two intervals half of all.
+        assert grid[0] > (0.45 if own.get("timestep_spacing", "leading") == "leading" else 0.9)
+
+
+def test_a_step_of_a_flow_with_a_terminal_shift():
+    own = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 1.0, "shift_terminal": 0.1}
+    for compat in (None, "diffusers"):
+        np.testing.assert_array_equal(from_diffusers_scheduler(own, 1, compat).grid, [1.0, 0.0])
+
+
+@pytest.mark.parametrize("compat", [None, "diffusers"])
+@pytest.mark.parametrize("name", ["DDIM", "DDPM", "PNDM"])
+@pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
+def test_more_steps_than_there_were_in_training(name, spacing, compat):
+    with pytest.raises(InputError, match="num_steps: 1500 with timestep_spacing"):
+        from_diffusers_scheduler(config(name, timestep_spacing=spacing), 1500, compat)
+
+
+def test_fractions_of_steps_are_steps():
+    grid = np.asarray(from_diffusers_scheduler(config("EulerDiscrete", timestep_spacing="linspace"), 1500).grid)
+    assert len(np.unique(grid)) == 1501
+
+
+@pytest.mark.parametrize("name", ["LCM", "TCD"])
+def test_consistency_models_of_more_steps_than_there_were(name):
+    with pytest.raises(InputError, match="original_inference_steps: 1500 must be at most num_train_timesteps, 1000"):
+        from_diffusers_scheduler(config(name, original_inference_steps=1500), 4)
+
+
+def test_the_pipelines_own_sigmas_are_as_many_as_the_steps():
+    own = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
+    assert from_diffusers_scheduler(own, 2, sigmas=[1.0, 0.5]).grid.shape == (3,)
+    for wrong in ([1.0, 0.5, 0.2], [1.0, 0.0], [1.0, float("nan")]):
+        with pytest.raises(InputError, match="sigmas: they must be num_steps"):
+            from_diffusers_scheduler(own, 2, sigmas=wrong)

@@ -6,12 +6,12 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from ldm_jax.diffusion.prediction import expand
-from ldm_jax.diffusion.samplers.base import Denoise
+from ldm_jax.diffusion.samplers.base import Denoise, times_type
 from ldm_jax.diffusion.schedules import Schedule, logsnr, time
+from ldm_jax.errors import InputError
 
 
 class Adaptive(NamedTuple):
@@ -54,7 +54,12 @@ def sample_adaptive(
     step to t = 0: pass `end` small, or take the estimate's x0 there. Not differentiable in reverse mode (a while loop).
     Two evaluations a try; returns Adaptive.
     """
-    dtype = np.promote_types(z.dtype, np.float32)
+    if not 0.0 <= end < start <= 1.0 or not (rtol >= 0.0 and atol > 0.0 and first_width > 0.0 and safety > 0.0):
+        raise InputError(
+            f"start, end, rtol, atol, first_width, safety: {start}, {end}, {rtol}, {atol}, {first_width}, {safety} "
+            "must be two falling times in [0, 1] and positive numbers"
+        )
+    dtype = times_type(z)
     b = z.shape[0]
     lam_start = 0.5 * logsnr(schedule, jnp.asarray(start, dtype))
     # Pure noise: 1 - 1e-3 of the way in time is where DPM-Solver's authors start, too.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from ldm_jax.diffusion.samplers.base import Order, Sampler, point, renew, split_noise, stateless
 from ldm_jax.diffusion.schedules import EDM, timestep
+from ldm_jax.errors import InputError
 
 
 def ddim(eta: float = 0.0) -> Sampler:
@@ -38,7 +39,7 @@ def ddpm(variance: Literal["small", "large", "learned"] = "small") -> Sampler:
     if variance == "small":
         return ddim(eta=1.0)
     if variance not in ("large", "learned"):
-        raise ValueError(f"variance: {variance!r} is not one of small, large, learned")
+        raise InputError(f"variance: {variance!r} is not one of small, large, learned")
 
     def step(denoise, z, at):
         estimate = denoise(z, at.t)
@@ -136,9 +137,9 @@ def euler_maruyama(
         "increasing_decreasing": lambda t, a, d_alpha, d_sigma: jnp.sin(jnp.pi * t) ** 2,
     }
     if diffusion not in shapes:
-        raise ValueError(f"diffusion: {diffusion!r} is not one of {', '.join(shapes)}")
+        raise InputError(f"diffusion: {diffusion!r} is not one of {', '.join(shapes)}")
     if last not in ("mean", "tweedie", "euler", "none"):
-        raise ValueError(f"last: {last!r} is not one of mean, tweedie, euler, none")
+        raise InputError(f"last: {last!r} is not one of mean, tweedie, euler, none")
 
     def step(denoise, z, at):
         a, b = point(at.schedule, at.t), point(at.schedule, at.s)

@@ -11,7 +11,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ldm_jax.diffusion import grids
+from ldm_jax.diffusion.precision import checked
 from ldm_jax.diffusion.schedules import Schedule
+from ldm_jax.errors import InputError
 
 Denoise: TypeAlias = Callable[[Any, Any], Any]
 """(z [b ...], t scalar or [b]) -> Estimate"""
@@ -64,6 +66,8 @@ class Sampler(NamedTuple):
     """None where none is claimed: consistency samplers, wrappers, and settings made to reproduce other code."""
     evaluations: int = 1
     """Evaluations of the denoiser in each step."""
+    revisits: bool = False
+    """Whether its grids may hold a time more than once, as those of `pndm_grid` do."""
 
 
 def stateless(step: Callable[[Denoise, Array, Step], Array], order: Order | None, evaluations: int = 1) -> Sampler:
@@ -79,7 +83,14 @@ def example_keys(key: Array, n: int) -> Array:
 
 
 def normal(keys: Array, like: Float[Array, "b ..."], *folds: int | Array) -> Float[Array, "b ..."]:
-    """Standard normal noise of like's shape; example i's is a function of keys[i] and the folds alone."""
+    """Standard normal noise of like's shape; example i's is a function of keys[i] and the folds alone.
+
+    Raises:
+      InputError: `like` is not of floats, or there is not a key for each of its examples.
+    """
+    checked("z", like)
+    if keys.shape[0] != like.shape[0]:
+        raise InputError(f"key: {keys.shape[0]} keys must be one, or one for each of {like.shape[0]} examples")
     for fold in folds:
         keys = jax.vmap(jax.random.fold_in, (0, None))(keys, fold)
     return jax.vmap(lambda k: jax.random.normal(k, like.shape[1:], like.dtype))(keys)
@@ -99,24 +110,35 @@ def sample(
 ) -> Any:
     """Runs `sampler` down the `grid` from z, noise at time grid[0], to the z at time grid[-1].
 
-    denoise: (z [b ...], t scalar) -> Estimate, or a StatefulDenoise. grid: descending times in [0, 1], the end
-    included, so n + 1 times are n steps. key: one key, or [b] keys, one an example; example i's noise depends on its
+    denoise: (z [b ...], t scalar) -> Estimate, or a StatefulDenoise. grid: descending times in [0, 1], each once, the
+    end included, so n + 1 times are n steps. key: one, or [b] keys, one an example; example i's noise depends on its
     key alone, not on the batch. noise: (step index, k) -> [b ...] takes the place of the noise drawn from `key`.
 
     observe: (z after the step, the step's last Estimate, Step) -> pytree; what it returns is stacked over the steps and
     the result is then (z, stacked): previews, or a whole trajectory, without leaving the scan. remat: recompute each
     step in the backward pass, so that a gradient through n steps stores n latents and no network activations.
+
+    Raises:
+      InputError: the grid is none (see `grids.check`), or z is not of floats.
     """
-    grids.check(grid)
+    if not isinstance(grid, jax.core.Tracer):
+        grids.check(np.asarray(grid, times_type(z)), repeats=sampler.revisits)
     return run(denoise, sampler, schedule, grid, z, key, noise=noise, observe=observe, remat=remat)
+
+
+def times_type(z: Array) -> Any:
+    """The type of a grid's times for z [b ...], float32 at least: times in bfloat16 would have eight bits.
+
+    Raises:
+      InputError: z is not of floats.
+    """
+    return jnp.promote_types(checked("z", z).dtype, jnp.float32)
 
 
 def run(denoise, sampler, schedule, grid, z, key, *, noise=None, observe=None, remat=False) -> Any:
     """`sample` without the check that the grid descends: inversion goes up, RePaint goes both ways."""
     keys = example_keys(key, z.shape[0])
-    # Times in bfloat16 would have eight bits; steps are taken in the wider type, too, and the denoiser sees z's own.
-    wide = np.promote_types(z.dtype, np.float32)
-    grid = jnp.asarray(grid, wide)
+    grid = jnp.asarray(grid, times_type(z))
     count = grid.shape[0] - 1
     plain = not isinstance(denoise, StatefulDenoise)
 

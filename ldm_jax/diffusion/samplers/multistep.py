@@ -31,6 +31,7 @@ from ldm_jax.diffusion.samplers.base import (
     renew,
     split_noise,
 )
+from ldm_jax.errors import InputError
 
 Rule: TypeAlias = Literal["exact", "midpoint", "published"]
 Rules: TypeAlias = Rule | tuple[Rule, Rule]
@@ -141,7 +142,7 @@ def multistep(
     at. eta > 0 renews noise at eta times DDPM's rate: the kernel of x0 is then e^((1 + eta) lam), that of eps stays.
     """
     if not 1 <= order <= 4:
-        raise ValueError(f"order: {order!r} is not in 1..4")
+        raise InputError(f"order: {order!r} is not in 1..4")
     rate = {"x0": 1.0 + eta, "eps": -1.0, "v": 0.0}[form] if variable == "lam" else 0.0
     rules = rule if isinstance(rule, tuple) else (rule, rule)
     plan = orders or (lambda count: falling_orders(order, count, lower_final=False))
@@ -181,7 +182,7 @@ def dpm_solver(
     """
     if algorithm not in ("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver"):
         known = "dpmsolver++, dpmsolver, sde-dpmsolver++, sde-dpmsolver"
-        raise ValueError(f"algorithm: {algorithm!r} is not one of {known}")
+        raise InputError(f"algorithm: {algorithm!r} is not one of {known}")
 
     def orders(count: int) -> np.ndarray:
         return falling_orders(order, count, lower_order_final, euler_at_final)
@@ -250,7 +251,7 @@ def unipc(
     the corrector, after its start-up. skip_corrector: steps whose prediction is left uncorrected.
     """
     if variant not in ("bh1", "bh2"):
-        raise ValueError(f"variant: {variant!r} is not one of bh1, bh2")
+        raise InputError(f"variant: {variant!r} is not one of bh1, bh2")
     rate = 1.0 if form == "x0" else -1.0
 
     def gain(width: Array) -> Array:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from ldm_jax.diffusion.samplers.base import Order, Sampler, point, stateless
 from ldm_jax.diffusion.schedules import Schedule, time
+from ldm_jax.errors import InputError
 
 Variable = Literal["flow", "rho", "t"]
 
@@ -72,7 +73,7 @@ def frame(variable: Variable, schedule: Schedule) -> Frame:
             lambda estimate, t: estimate.eps - estimate.x0,
             lambda u: time(schedule, 2.0 * (jnp.log1p(-u) - jnp.log(u))),
         )
-    raise ValueError(f"variable: {variable!r} is not one of {', '.join(get_args(Variable))}")
+    raise InputError(f"variable: {variable!r} is not one of {', '.join(get_args(Variable))}")
 
 
 def move(denoise, z, t, s, schedule: Schedule, tableau: Tableau, variable: Variable, clean_stage: bool = False):
@@ -118,7 +119,7 @@ def runge_kutta(tableau: Tableau, variable: Variable = "flow", clean_stage: bool
     all alike, so the evaluations of that step are still made.
     """
     if variable not in get_args(Variable):
-        raise ValueError(f"variable: {variable!r} is not one of {', '.join(get_args(Variable))}")
+        raise InputError(f"variable: {variable!r} is not one of {', '.join(get_args(Variable))}")
     return stateless(
         lambda denoise, z, at: move(denoise, z, at.t, at.s, at.schedule, tableau, variable, clean_stage=clean_stage),
         None if tableau.order is None else Order(tableau.order),

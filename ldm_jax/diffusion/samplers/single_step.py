@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from ldm_jax.diffusion import grids
 from ldm_jax.diffusion.samplers.base import (
     Form,
     Order,
@@ -27,6 +28,7 @@ from ldm_jax.diffusion.samplers.base import (
 )
 from ldm_jax.diffusion.samplers.multistep import History, mean_weights
 from ldm_jax.diffusion.schedules import time
+from ldm_jax.errors import InputError
 
 
 def _stage(at: Step, a: Point, width: Array, share: float) -> tuple[Array, Point]:
@@ -269,7 +271,8 @@ def pndm(
         moved = advance(form, base_z, mean, base, point(at.schedule, at.s), None, estimate)
         return moved, PNDMState(jnp.where(now(program.push), pushed, state.past), total, base_z, base_t)
 
-    return Sampler(init, step, Order(2) if warmup == "none" and form == "eps" else None)
+    order = Order(2) if warmup == "none" and form == "eps" else None
+    return Sampler(init, step, order, revisits=warmup != "none")
 
 
 def plms() -> Sampler:
@@ -280,13 +283,19 @@ def plms() -> Sampler:
 def pndm_grid(grid: Array, warmup: Literal["heun", "runge_kutta"]) -> Array:
     """The grid [n + 1] with the times that a warm-up of `pndm` visits more than once.
 
-    heun: its second time twice. runge_kutta: the first three steps as t, middle, middle, s, with s then visited again;
-    the middles are those of the times.
+    heun: its second time twice, where it has more than one step. runge_kutta: the first three steps as t, middle,
+    middle, s, with s then visited again; the middles are those of the times.
+
+    Raises:
+      InputError: the grid is none, or too short for the warm-up.
     """
     grid = jnp.asarray(grid)
+    grids.check(grid)
     if warmup == "heun":
-        return jnp.concatenate([grid[:2], grid[1:]])
-    steps = min(3, grid.shape[0] - 1)
-    middles = 0.5 * (grid[:steps] + grid[1 : steps + 1])
-    head = jnp.stack([grid[:steps], middles, middles, grid[1 : steps + 1]], axis=1).reshape(-1)
-    return jnp.concatenate([head, grid[steps:]])
+        # A single step has no second time that it could average with.
+        return grid if grid.shape[0] == 2 else jnp.concatenate([grid[:2], grid[1:]])
+    if grid.shape[0] < 5:
+        raise InputError(f"steps: {grid.shape[0] - 1} must be at least 4, as three are the warm-up by Runge-Kutta")
+    middles = 0.5 * (grid[:3] + grid[1:4])
+    head = jnp.stack([grid[:3], middles, middles, grid[1:4]], axis=1).reshape(-1)
+    return jnp.concatenate([head, grid[3:]])

@@ -31,7 +31,7 @@ def clipped(
 
         return sampler.step(seen, z, state, at)
 
-    return Sampler(sampler.init, step, evaluations=sampler.evaluations)
+    return sampler._replace(step=step, order=None)
 
 
 def retargeted(sampler: Sampler, targets: Sequence[float] | np.ndarray) -> Sampler:
@@ -44,4 +44,4 @@ def retargeted(sampler: Sampler, targets: Sequence[float] | np.ndarray) -> Sampl
     def step(denoise, z, state, at):
         return sampler.step(denoise, z, state, at._replace(s=jnp.asarray(np.asarray(targets), at.t.dtype)[at.index]))
 
-    return Sampler(sampler.init, step, evaluations=sampler.evaluations)
+    return sampler._replace(step=step, order=None)

@@ -14,7 +14,10 @@ means, without these quirks of the code (each has a test):
     2^-24             multistep and Euler schedulers put this alpha^2 where zero terminal SNR has 0
     third order       DPM-Solver++(3M) with half of the parabola's curvature, which makes its order 2
     log_linear        Euler's levels of that interpolation are given the timesteps of the spacing, which are others'
-    unfinished        DEIS with Karras, exponential, beta or flow sigmas ends with a step of width 0, at a sigma > 0
+    unfinished        DEIS with Karras, exponential, beta or flow sigmas ends with a step of width 0, at a sigma > 0; so
+                      do the others of these with final_sigmas_type sigma_min, and EDM's. By default n steps are n
+    one step          linspace and leading spacing of one step start it at the clean end of the table; FlowMatch with
+                      shift_terminal divides 0 by 0 (which is 1 here in both modes)
     1e-6              UniPC starts a flow at sigma = 1 - 1e-6, as it divides by alpha
 
 One more of diffusers' differences lies in a network and not here: DiT's timestep embedding divides by 127 (half the
@@ -26,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ldm_jax.diffusion import samplers
+from ldm_jax.diffusion import grids, samplers
 from ldm_jax.diffusion.samplers import Sampler
 from ldm_jax.errors import InputError
 from ldm_jax.pretrained.schedulers.levels import OWN, PREDICTIONS, SPACINGS, Config
@@ -67,7 +70,12 @@ def from_diffusers_scheduler(
         raise InputError(f"timestep_spacing: {full['timestep_spacing']!r} is not one of linspace, leading, trailing")
     full["sigmas"], full["image_seq_len"] = sigmas, image_seq_len
     plan = READERS[name](full, int(num_steps), compat == "diffusers")
-    return plan._replace(sampler=_clip(full, plan.sampler))
+    plan = plan._replace(sampler=_clip(full, plan.sampler))
+    if compat == "diffusers":
+        # Its zero-width steps ("unfinished") are among what is to be reproduced.
+        return plan._replace(sampler=plan.sampler._replace(revisits=True))
+    grids.check(plan.grid, repeats=plan.sampler.revisits)
+    return plan
 
 
 def _clip(c: Config, sampler: Sampler) -> Sampler:

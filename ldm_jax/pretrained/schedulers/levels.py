@@ -115,7 +115,18 @@ def indices(
         raise InputError(
             f"steps_offset: {c['steps_offset']} with {n} steps asks diffusers for step {int(index.max())} of {total}"
         )
-    return np.minimum(index, total - 1)
+    if not compat:
+        index = index - max(index[0] - (total - 1), 0.0)
+        if points == 1 and spacing != "trailing":
+            # diffusers starts its only step at the clean end, and the noise would come back as the sample.
+            index = np.array([last - 1.0])
+    index = np.minimum(index, total - 1)
+    if np.any(np.diff(index) >= 0):
+        raise InputError(
+            f"num_steps: {n} with timestep_spacing {spacing} visits steps of the {total} in training more than once; "
+            "take fewer"
+        )
+    return index
 
 
 def to_index(sigmas: np.ndarray, ratios: np.ndarray) -> np.ndarray:
@@ -135,6 +146,16 @@ def spread(style: str, high: float, low: float, n: int) -> np.ndarray:
 
 def levels_of(c: Config, n: int, compat: bool, table: DiscreteBetas) -> Levels:
     """The levels of all schedulers on a table of betas that work in sigma."""
+    levels = _levels_of(c, n, compat, table)
+    last, end = levels.sigmas[-2:]
+    if compat or end == 0 or last > end * (1.0 + 1e-6):
+        return levels
+    # The last of n levels is the end itself: n steps to it need one more.
+    more = _levels_of(c, n + 1, compat, table)
+    return Levels(more.sigmas[:-1], more.index[:-1], more.timesteps[:-1], more.plain)
+
+
+def _levels_of(c: Config, n: int, compat: bool, table: DiscreteBetas) -> Levels:
     ratios = ratios_of(table)
     dpm = c.name in ("DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep", "DEISMultistep")
     style = c.sigma_style() or ("lu" if c["use_lu_lambdas"] and c.name == "DPMSolverMultistep" else None)
@@ -174,8 +195,8 @@ def levels_of(c: Config, n: int, compat: bool, table: DiscreteBetas) -> Levels:
             timesteps = np.trunc(timesteps + 1e-12)
     end = 0.0 if c["final_sigmas_type"] == "zero" else ratios[0]
     if c.name == "DEISMultistep":
-        end = ratios[0]
-        if style is not None:
+        end = ratios[0] if compat else 0.0
+        if style is not None and compat:
             end = sigmas[-1]
     elif c.name not in ("DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep", "EulerDiscrete"):
         end = 0.0

@@ -99,10 +99,14 @@ def _shift_of(c: Config, name: str) -> float:
 
 
 def _stretch(sigmas: np.ndarray, terminal: float | None) -> np.ndarray:
-    return sigmas if not terminal else 1.0 - (1.0 - sigmas) * (1.0 - terminal) / (1.0 - sigmas[-1])
+    return grids.stretched(sigmas, terminal) if terminal else sigmas
 
 
 def _flow_levels(c: Config, n: int, compat: bool) -> tuple[Schedule, Array]:
+    if not compat and c["final_sigmas_type"] != "zero":
+        # The last of n levels is the end itself: n steps to it need one more.
+        grid = _flow_levels(Config({**c, "final_sigmas_type": "zero", "_class_name": c.name}), n + 1, compat)[1]
+        return RectifiedFlow(float(c.steps)), grid[:-1]
     s = _shift_of(c, "flow_shift")
     sigmas = (
         np.linspace(1.0, 1.0 / c.steps, n + 1)[:-1]
@@ -129,6 +133,8 @@ def _flow_match(make: Callable[[Config], Sampler]) -> Callable[[Config, int, boo
         sigmas = np.linspace(1.0, 1.0 / total, n)
         if c["sigmas"] is not None:
             sigmas = np.asarray(c["sigmas"], np.float64)
+            if sigmas.shape != (n,) or not (sigmas > 0).all() or not (sigmas <= 1).all():
+                raise InputError(f"sigmas: they must be num_steps ({n}) numbers in (0, 1], got {c['sigmas']}")
         elif compat and not c["use_dynamic_shifting"]:
             low = s / total / (1.0 + (s - 1.0) / total)
             sigmas = np.linspace(1.0, low, n)
@@ -150,10 +156,12 @@ def _edm(make: Callable[[Config, bool], Sampler]) -> Callable[[Config, int, bool
         if grid is None:
             raise InputError(f"sigma_schedule: {c['sigma_schedule']!r} is not one of karras, exponential")
         keywords = {"rho": c["rho"]} if c["sigma_schedule"] == "karras" else {}
-        times = grid(schedule, n, final=None, **keywords)
-        end = 0.0 if c["final_sigmas_type"] == "zero" else times[-1]
+        clean = c["final_sigmas_type"] == "zero"
         kind = Preconditioning(c["sigma_data"], negated=c["prediction_type"] == "v_prediction")
-        times = jnp.append(times, jnp.asarray(end, times.dtype))
+        # Without a clean end the last level is the end, which diffusers steps to again.
+        times = grid(schedule, n if clean or compat else n + 1, final=None, **keywords)
+        if clean or compat:
+            times = jnp.append(times, jnp.asarray(0.0 if clean else times[-1], times.dtype))
         return SamplingPlan(schedule, kind, make(c, compat), times, _scaled(math.hypot(c["sigma_max"], 1.0)))
 
     return read
@@ -185,10 +193,10 @@ def _ddpm(c: Config, n: int, compat: bool) -> SamplingPlan:
 
 
 def _pndm(c: Config, n: int, compat: bool) -> SamplingPlan:
-    index = indices(c, n, compat, whole=True)
     stride, warmup = c.steps // n, "heun" if c["skip_prk_steps"] else "runge_kutta"
     if warmup == "runge_kutta" and n < 4:
         raise InputError(f"num_steps: {n} is fewer than the 4 that PNDM needs without skip_prk_steps")
+    index = indices(c, n, compat, whole=True)
     _, end = _targets(c, index, compat)
     form = "v" if compat and c["prediction_type"] == "v_prediction" else "eps"
     if not compat:
@@ -223,6 +231,8 @@ def _consistency(
         trained = c["original_inference_steps"]
         if n > trained:
             raise InputError(f"num_steps: {n} is more than original_inference_steps: {trained}")
+        if trained > c.steps:
+            raise InputError(f"original_inference_steps: {trained} must be at most num_train_timesteps, {c.steps}")
         table = (np.arange(1, trained + 1) * (c.steps // trained) - 1)[::-1]
         index = table[np.floor(np.linspace(0, trained, n, endpoint=False)).astype(int)]
         grid = jnp.asarray(np.append((index + 1) / c.steps, end(c)))

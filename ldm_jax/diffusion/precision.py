@@ -1,0 +1,41 @@
+"""In which precision formulas are computed: float32 at least, for squares and differences of short floats go wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ldm_jax.errors import InputError
+
+
+def checked(name: str, x: Any) -> Any:
+    """x as it is.
+
+    Raises:
+      InputError: it is not of floats, such as uint8 images, which are to be made floats in [-1, 1] first.
+    """
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise InputError(f"{name}: {x.dtype} must be floats; latents are normalised, images lie in [-1, 1]")
+    return x
+
+
+def wide(name: str, x: Any) -> jax.Array:
+    """x in float32 at least; InputError where it is not of floats."""
+    x = checked(name, jnp.asarray(x))
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def wide_times(t: Any) -> jax.Array:
+    """Times in float32 at least; whole numbers are times, too."""
+    t = jnp.asarray(t)
+    return t.astype(jnp.promote_types(t.dtype, jnp.float32))
+
+
+def alike(**arrays: Any) -> None:
+    """InputError where arrays are not of one shape: channels would be repeated without a word."""
+    (first, a), *others = arrays.items()
+    for name, b in others:
+        if jnp.shape(a) != jnp.shape(b):
+            raise InputError(f"{name}: {list(jnp.shape(b))} must have the shape of {first}, {list(jnp.shape(a))}")
