@@ -9,7 +9,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tiny nets compile far longer than they run, so XLA and LLVM are told not to try hard.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 if version("jaxlib").startswith("0.10."):
-    # These halve the compiler's work again; where XLA doesn't know a flag it ends the process, so only where tried.
+    # These halve the compiler's work again. An XLA that doesn't know a flag ends the process: only where tried.
     QUICK += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK}".strip()
 CACHE = Path(os.environ.get("LDM_JAX_TEST_CACHE", Path(tempfile.gettempdir()) / "ldm_jax-test-cache"))
@@ -25,12 +25,15 @@ import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 import dataclasses
 import gc
 
 import pytest
+
+# Tracing makes millions of small objects, and looking for garbage among them took a fifth of its time.
+gc.set_threshold(50_000, 10, 10)
 
 ROOT = Path(__file__).parent.parent
 CORE = (

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import log_softmax
 
 
 class Score(NamedTuple):
@@ -23,6 +22,8 @@ def inception_score(logits: Float[np.ndarray, "n k"], split_size: int = 5000) ->
     smaller, and the mean over groups is taken, as ADM's evaluator does. Two scores compare only at the same number of
     images and size of groups.
     """
+    from scipy.special import log_softmax  # slow to import
+
     scores = []
     for begin in range(0, len(logits), split_size):
         log_p = log_softmax(np.asarray(logits[begin : begin + split_size], np.float64), axis=1)

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
 from ldm_jax.metrics.manifold import nearest
 
@@ -41,6 +40,8 @@ def memorization(
     Raises:
       InputError: there are fewer than two training images.
     """
+    from scipy import stats  # slow to import
+
     to_train, to_train_test = nearest(samples, train, 2).distance, nearest(test, train, 2).distance
 
     def copied(distance: np.ndarray) -> float:
