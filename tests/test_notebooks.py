@@ -7,7 +7,7 @@ import sys
 import nbformat
 import pytest
 
-from tests.conftest import CACHE, ROOT
+from tests.conftest import CACHE, QUICK, ROOT
 
 EXECUTE = """
 import sys, nbformat
@@ -28,9 +28,10 @@ def test_runs(path, tmp_path):
     copy = tmp_path / path.name
     nbformat.write(notebook, copy)
 
-    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    env |= {
+    env = os.environ | {
+        "XLA_FLAGS": QUICK,
         "JAX_COMPILATION_CACHE_DIR": str(CACHE / "processes"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
     command = [sys.executable, "-c", EXECUTE, str(copy), str(ROOT)]

@@ -9,14 +9,14 @@ import time
 
 import pytest
 
-from tests.conftest import CACHE, ROOT
+from tests.conftest import CACHE, QUICK, ROOT
 
 ARGS = ["configs/quickstart.py", "--smoke", "--data.limit", "64"]
 
 
 def start(workdir, *args):
-    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    env |= {"JAX_COMPILATION_CACHE_DIR": str(CACHE / "processes"), "JAX_PLATFORMS": "cpu"}
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(CACHE / "processes"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
+    env = os.environ | cache | {"XLA_FLAGS": QUICK, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-W", "error::DeprecationWarning:ldm_jax", "train.py", *ARGS, "--workdir", str(workdir)]
     return subprocess.Popen(
         [*command, *args], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Shaped
-from scipy.special import log_softmax
 
 from ldm_jax.errors import InputError
 from ldm_jax.metrics.checks import directions, vectors
@@ -33,6 +32,8 @@ def inception_score(logits: Shaped[np.ndarray, "n k"], split_size: int = SPLIT) 
     Raises:
       InputError: the logits are not finite numbers [n k].
     """
+    from scipy.special import log_softmax  # slow to import
+
     logits, scores = vectors("logits", logits), []
     if split_size < 1:
         raise InputError(f"split_size: {split_size} must be at least 1")

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Shaped
-from scipy import stats
 
 from ldm_jax.errors import InputError
 from ldm_jax.metrics.manifold import nearest
@@ -42,6 +41,8 @@ def memorization(
     Raises:
       InputError: there are fewer than two training images, or the features are not finite numbers of one length.
     """
+    from scipy import stats  # slow to import
+
     if not 0.0 < ratio < 1.0:
         raise InputError(f"ratio: {ratio!r} must be between 0 and 1")
     to_train, to_train_test = nearest(samples, train, 2).distance, nearest(test, train, 2).distance

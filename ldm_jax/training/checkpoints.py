@@ -27,6 +27,8 @@ log = logging.getLogger("ldm_jax")
 
 SMALL = 2**26
 """Bytes of a state whose fingerprints are taken on the host."""
+WHOLE = 2**20
+"""Bytes of a replicated array that is saved from one device: cutting it into a part a device costs more."""
 WORDS: dict[int, Any] = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
 """What an array's elements are read as, by their size in bytes."""
 
@@ -69,6 +71,12 @@ def _fingerprints(leaves: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
     floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
     finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in floats]).all()
     return jnp.stack([_fingerprint(leaf) for leaf in leaves]), finite
+
+
+def _lone(x: jax.Array) -> jax.Array:
+    """The first device's copy of a small array that all have: Orbax compiles a program for every part it cuts off."""
+    alike = x.is_fully_replicated and x.is_fully_addressable and len(x.sharding.device_set) > 1
+    return x.addressable_shards[0].data if alike and x.nbytes <= WHOLE else x
 
 
 def _paths(tree: Any) -> dict[str, Any]:
@@ -120,7 +128,8 @@ class Checkpoints:
         if not finite:
             return False
         record = _sealed({"fingerprints": found, "structure": structure(state), "inputs": self.inputs})
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
+        arrays = ocp.args.StandardSave(jax.tree.map(_lone, state))
+        args = ocp.args.Composite(state=arrays, record=ocp.args.JsonSave(record))
         self._manager.save(step, args=args)
         return True
 
