@@ -4,8 +4,9 @@ NAME is written as TFDS writes it: `fashion_mnist`, `coco/2017`, `cifar10:3.0.2`
 TFDS_DATA_DIR, else in TFDS's default folder (~/tensorflow_datasets). `ldm_jax/data/prepare_tfds.py` prepares them.
 
 Features are found by type: the image is the feature `image`, else the first Image; the label is `label`, else the
-first ClassLabel; the caption is `caption`, `captions`, `text` or `prompt`, else the first Text whose name does not speak
-of a file, an id or a URL. Where a feature is a sequence its first element counts, of captions (COCO has five an image) all.
+first ClassLabel; the caption is `caption`, `captions`, `text` or `prompt`, else the first Text whose name does not
+speak of a file, an id or a URL. Where a feature is a sequence its first element counts, of captions all (COCO has five
+an image).
 """
 
 import os
