@@ -114,7 +114,7 @@ def open_tfds(name: str, split: str) -> Source:
     try:
         if split == "test" and split not in named and "validation" in named:
             return TfdsSource(builder, named["validation"], spec)
-        if split in named and not (named[split] == named["train"] and not {"test", "validation"} & named.keys()):
+        if split in named and not (named[split] == named.get("train") and not {"test", "validation"} & named.keys()):
             return TfdsSource(builder, named[split], spec)
         return hold_out(TfdsSource(builder, named["train"], spec), split, spec)
     except NotImplementedError as error:

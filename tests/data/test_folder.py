@@ -9,6 +9,7 @@ from ldm_jax.data import folder as folder_module
 from ldm_jax.data import open_source
 from ldm_jax.data.folder import FolderSource
 from ldm_jax.data.layout import Picture
+from ldm_jax.data.splits import split_of
 from ldm_jax.errors import InputError
 
 
@@ -83,8 +84,8 @@ def test_train_is_a_class_where_other_classes_stand_beside_it(tmp_path, caplog):
     assert "'train' is taken for a class, not for a split, as 'plane' stands beside it" in caplog.text
 
 
-@pytest.mark.parametrize("train", ["train", "Train", "TRAINING"])
-@pytest.mark.parametrize("other", ["val", "Valid", "validation", "TEST", "testing"])
+@pytest.mark.parametrize("train", ["train", "Train", "TRAINING", "train2017"])
+@pytest.mark.parametrize("other", ["val", "Valid", "validation", "TEST", "testing", "test1", "val_images"])
 def test_names_of_splits(tmp_path, train, other):
     for name, levels_of in ((train, (1, 2)), (other, (3, 4))):
         for animal, level in zip(("cat", "dog"), levels_of, strict=True):
@@ -94,6 +95,11 @@ def test_names_of_splits(tmp_path, train, other):
     assert train.class_names == test.class_names == ("cat", "dog")
     assert (levels(train), levels(test)) == ([1, 2], [3, 4])
     assert labels(test) == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["trainer", "contest", "value", "valley", "testimony", "train a", "intrain", "vals"])
+def test_names_of_no_split(name):
+    assert split_of(name) is None
 
 
 def test_splits_within_classes_and_a_folder_deeper(tmp_path):
@@ -191,7 +197,13 @@ def test_what_is_known_of_each_is_kept(tmp_path):
 
 @pytest.mark.parametrize(
     ("values", "names"),
-    [((10, 9, 10), ("9", "10")), (("b", "a", "b"), ("a", "b")), ((1, None, "x"), ("1", "x")), ((0, 0, 0), ("0",))],
+    [
+        ((10, 9, 10), ("9", "10")),
+        (("b", "a", "b"), ("a", "b")),
+        ((1, None, "x"), ("1", "x")),
+        ((0, 0, 0), ("0",)),
+        (("test",) * 3, ("test",)),
+    ],
 )
 def test_labels_of_the_metadata(tmp_path, values, names):
     for i in range(3):

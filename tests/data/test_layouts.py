@@ -9,6 +9,7 @@ from PIL import Image
 
 from ldm_jax.data import open_source, summary
 from ldm_jax.errors import InputError
+from ldm_jax.output import Told, write_output
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 SHOWN = re.findall(r"```(\w*)\n(.*?)```\n\n((?:    [^ \n][^\n]*\n)+)", PAGE.read_text("utf-8"), re.DOTALL)
@@ -59,3 +60,27 @@ def test_layout(kind, content, lines, tmp_path, monkeypatch, caplog):
 
 def test_the_page_shows_all_kinds():
     assert len(SHOWN) == PAGE.read_text("utf-8").count("```") // 2 > 25
+
+
+@pytest.mark.parametrize(
+    ("labels", "texts", "names"),
+    [([3, 7] * 5, ["coat", "bag"] * 5, ("3", "7")), (None, [f"a cat, {i}" for i in range(10)], ()), (None, None, ())],
+)
+@pytest.mark.parametrize("name", ["drawn.npz", "drawn"])
+def test_what_is_drawn_is_a_source(name, labels, texts, names, tmp_path, caplog):
+    images = np.arange(10 * 4 * 4 * 3, dtype=np.uint16).reshape(10, 4, 4, 3).astype(np.uint8)
+    settings = {"seed": 0, "prompts": texts if labels is None else None}
+    write_output(tmp_path / name, iter([images[:6], images[6:]]), Told(10, 0, labels, texts, settings), columns=5)
+    spec = f"{'npz' if name.endswith('.npz') else 'folder'}:{tmp_path / name}"
+    seen = []
+    for split in ("train", "test"):
+        source = open_source(spec, split)
+        assert source.class_names == names
+        for i in range(len(source)):
+            image, label, captions = source[i]
+            (k,) = np.flatnonzero((images == image).all((1, 2, 3)))
+            seen.append(int(k))
+            assert captions == (() if texts is None else (texts[k],))
+            assert label == (-1 if labels is None else names.index(str(labels[k])))
+    assert sorted(seen) == list(range(10))
+    assert "not read" not in caplog.text
