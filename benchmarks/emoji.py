@@ -20,6 +20,7 @@ import tempfile
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 from picture_folder import arguments, split, write
 from PIL import Image
 
