@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ldm_jax import images
-from ldm_jax.data.folder import EXTENSIONS
+from ldm_jax.data.layout import EXTENSIONS
 from ldm_jax.errors import InputError
 from ldm_jax.files import check_file, check_folder, check_room, whole
 

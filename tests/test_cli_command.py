@@ -5,9 +5,11 @@ import logging
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+from ldm_jax import cli
 from ldm_jax.cli import COMMANDS, command, main, run
 from ldm_jax.cli.command import guarded, outcome
 from ldm_jax.errors import Diverged, InputError, Stopped
@@ -184,3 +186,17 @@ def test_each_module_of_a_command_runs_it():
         [sys.executable, "-m", "ldm_jax.cli.convert", "nowhere", "x"], cwd=ROOT, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "convert: error: src: nowhere does not exist\n")
+
+
+def test_a_command_warns_once_of_the_same(monkeypatch, capsys):
+    """Also where nobody has set up logging before, as in a new process."""
+
+    def train(args):
+        for level in (logging.WARNING, logging.WARNING, logging.INFO, logging.INFO):
+            logging.getLogger("ldm_jax.data").log(level, "photos: %s", logging.getLevelName(level))
+        return 0
+
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: SimpleNamespace(train=train))
+    assert cli.run("train", []) == 0
+    assert capsys.readouterr().err == "photos: WARNING\nphotos: INFO\nphotos: INFO\n"

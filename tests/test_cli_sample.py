@@ -142,8 +142,16 @@ def test_a_folder_of_samples_is_a_data_source(trained, tmp_path, capfd):
     assert rows == [
         {"file_name": f"{3 + i:06d}.png", "label": label, "text": name} for i, (name, label) in enumerate(expected[:5])
     ]
-    source = open_source(f"folder:{out}", "train")
-    assert {source[i].caption for i in range(len(source))} <= {"Bag", "Sneaker"}
+    assert run("sample", [str(trained), *args, "--out", str(tmp_path / "drawn.npz")]) == 0
+    for spec in (f"folder:{out}", f"npz:{tmp_path / 'drawn.npz'}"):
+        found = []
+        for split in ("train", "test"):
+            source = open_source(spec, split)
+            # Each class is called by its number in the model.
+            assert source.class_names == ("7", "8")
+            for i in range(len(source)):
+                found.append((source[i].captions, int(source.class_names[source[i].label])))
+        assert sorted(found) == sorted(((name,), label) for name, label in expected[:5])
     capfd.readouterr()
 
 

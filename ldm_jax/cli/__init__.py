@@ -31,6 +31,9 @@ def run(command: str, args: Sequence[str]) -> int:
     args = list(args)
     # For every command, and before any parser sees it: a config file may fail before all options are known.
     debug = "--debug" in args
+    # Before `guarded`, which hushes repeated warnings in the handlers that are there.
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("ldm_jax").setLevel(logging.INFO)
     closed = DONE if {"-h", "--help"} & set(args) else CLOSED_PIPE
     return guarded(command, lambda: _run(command, [arg for arg in args if arg != "--debug"]), debug, closed)
 
@@ -39,8 +42,6 @@ def _run(command: str, args: Sequence[str]) -> int:
     from ldm_jax.runtime import configure
 
     configure()
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("ldm_jax").setLevel(logging.INFO)
     return getattr(importlib.import_module(f"ldm_jax.cli.{command}"), command)(args)
 
 

@@ -77,12 +77,14 @@ def read_layout(root: Path, spec: str) -> Layout:
             captions[path] = tuple(dict.fromkeys((*captions[path], *_sidecar(root / path, spec))))
     labels = _labels(paths, rows, places, any(captions.values()), spec)
     splits = {path: (rows[path].split if path in rows else None) or places[path].split for path in paths}
-    lost = {path for path in paths if _unlisted(path, rows, tree) and labels[path] is None and not captions[path]}
+    described = {file.parent for file in tree.metadata}
+    unlisted = {path for path in paths if path not in rows and not described.isdisjoint(path.parents)}
+    lost = {path for path in unlisted if labels[path] is None and not captions[path]}
     outside = {path for path in paths if splits[path] is None} - lost if any(splits.values()) else set()
     used = [path for path in paths if path not in lost | outside]
     by_column = any(row.label is not None for row in rows.values())
     numbers, class_names = numbered([labels[path] for path in used], by_value=by_column)
-    notes += _named_like_splits(class_names)
+    notes += [] if by_column else _named_like_splits(class_names)
     others = tree.others + Counter({SIDECAR: len(tree.texts - sidecars)})
     notes += _unused(tree, others, len(used), len(lost), len(outside), len(sidecars))
     notes += [f"columns not read: {', '.join(ignored)}"] * bool(ignored)
@@ -144,11 +146,6 @@ def _rows(root: Path, tree: _Tree, where: str) -> tuple[dict[PurePosixPath, Row]
             label = row.label if old.label is None else old.label
             found[key] = Row(key, texts, label, old.split or row.split)
     return found, list(columns)
-
-
-def _unlisted(path: PurePosixPath, rows: dict[PurePosixPath, Row], tree: _Tree) -> bool:
-    """Whether there are metadata for the picture's folder that don't name it."""
-    return path not in rows and any(file.parent in path.parents for file in tree.metadata)
 
 
 def _sidecar(picture: Path, spec: str) -> list[str]:
@@ -228,10 +225,10 @@ def _labels(
     return {path: places[path].folder for path in paths}
 
 
-def _named_like_splits(class_names: tuple[str, ...]) -> list[str]:
-    like = [name for name in class_names if split_of(name)]
-    others = [name for name in class_names if not split_of(name)]
-    return [f"'{name}' is taken for a class, not for a split, as '{others[0]}' stands beside it" for name in like[:1]]
+def _named_like_splits(folders: tuple[str, ...]) -> list[str]:
+    beside = next((name for name in folders if not split_of(name)), None)
+    like = [name for name in folders if split_of(name) and beside is not None]
+    return [f"'{name}' is taken for a class, not for a split, as '{beside}' stands beside it" for name in like]
 
 
 def _unused(tree: _Tree, others: Counter[str], used: int, lost: int, outside: int, sidecars: int) -> list[str]:

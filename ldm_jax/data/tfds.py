@@ -5,8 +5,8 @@ TFDS_DATA_DIR, else in TFDS's default folder (~/tensorflow_datasets). `ldm_jax/d
 
 Features are found by type: the image is the feature `image`, else the first Image; the label is `label`, else the
 first ClassLabel; the caption is `caption`, `captions`, `text` or `prompt`, else the first Text whose name does not
-speak of a file, an id or a URL. Where a feature is a sequence its first element counts, of captions (COCO has five an
-image) all.
+speak of a file, an id or a URL. Where a feature is a sequence its first element counts, of captions all (COCO has five
+an image).
 """
 
 import os
@@ -114,7 +114,7 @@ def open_tfds(name: str, split: str) -> Source:
     try:
         if split == "test" and split not in named and "validation" in named:
             return TfdsSource(builder, named["validation"], spec)
-        if split in named and not (named[split] == named["train"] and not {"test", "validation"} & named.keys()):
+        if split in named and not (named[split] == named.get("train") and not {"test", "validation"} & named.keys()):
             return TfdsSource(builder, named[split], spec)
         return hold_out(TfdsSource(builder, named["train"], spec), split, spec)
     except NotImplementedError as error:

@@ -125,8 +125,9 @@ def _frame(first: tuple[str, int], last: tuple[str, int]) -> processors.Template
 
 def _clip(folder: Path) -> Pipeline:
     vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-    lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
-    merges = [tuple(line.split()) for line in lines if line.strip() and not line.startswith("#version")]
+    # Neither splitlines nor a bare split: pieces may hold other characters that Unicode takes for spaces.
+    lines = [line.rstrip("\r") for line in (folder / "merges.txt").read_text(encoding="utf-8").split("\n")]
+    merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     start, end = "<|startoftext|>", "<|endoftext|>"
     model = models.BPE(
         vocab=vocabulary,

@@ -131,6 +131,21 @@ def test_all_of_several_captions_count(data_dir):
     assert [source[i].captions for i in range(2)] == [("one", "two"), ()]
 
 
+@pytest.mark.parametrize("names", [("train", "val"), ("training", "valid")])
+def test_splits_by_other_names(data_dir, names):
+    write(
+        data_dir, {"image": "Image", "label": "ClassLabel"}, dict(zip(names, (labelled(5), labelled(3)), strict=True))
+    )
+    assert [len(open_source("tfds:tiny", split)) for split in ("train", "test", names[1])] == [5, 3, 3]
+
+
+def test_a_test_split_alone(data_dir):
+    write(data_dir, {"image": "Image"}, {"test": [{"image": png(i)} for i in range(4)]})
+    assert len(open_source("tfds:tiny", "test")) == 4
+    with pytest.raises(InputError, match="accepted: test"):
+        open_source("tfds:tiny", "train")
+
+
 def test_transparency_follows_the_folder_rules(data_dir):
     write(data_dir, {"image": "Image"}, {"train": [{"image": png(0, 4)}], "test": []})
     assert open_source("tfds:tiny")[0].image.tolist() == [[[255] * 3] * 3] * 2
