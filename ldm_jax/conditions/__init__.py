@@ -13,6 +13,7 @@ from ldm_jax.conditions.building import Given
 from ldm_jax.conditions.encoders import Encoder, Style, TextConditioner
 from ldm_jax.conditions.images import GivenImage, in_range
 from ldm_jax.conditions.label import Label, LabelCondition
+from ldm_jax.conditions.published import MaskedLatents, NoisedImage
 from ldm_jax.conditions.text import TextCondition
 
 CONDITIONS: tuple[tuple[str, str], ...] = (
@@ -41,6 +42,8 @@ __all__ = [
     "GivenImage",
     "Label",
     "LabelCondition",
+    "MaskedLatents",
+    "NoisedImage",
     "SavedCondition",
     "Size",
     "Style",

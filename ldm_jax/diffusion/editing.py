@@ -63,16 +63,25 @@ def image_to_image(
     return sample(denoise, sampler, schedule, part, z.astype(x0.dtype), key, **options)
 
 
-def inpaint(sampler: Sampler, known: Float[Array, "b ..."], mask: Float[Array, "..."]) -> Sampler:
+def inpaint(
+    sampler: Sampler,
+    known: Float[Array, "b ..."],
+    mask: Float[Array, "..."],
+    noise: Float[Array, "b ..."] | None = None,
+) -> Sampler:
     """The sampler, with what is known put back after every step, at that step's noise level.
 
     Lugmayr et al. 2022 (arXiv 2201.09865), eq. 8; Song et al. 2021 (arXiv 2011.13456), appendix I.2. known: clean
-    latents. mask, of a shape that broadcasts with z: 1 where to paint, 0 where known.
+    latents. mask, of a shape that broadcasts with z: 1 where to paint, 0 where known. noise: the same at every step and
+    none at the last, as diffusers has it; None: fresh, at the level that each step ends at.
     """
 
     def step(denoise, z, state, at):
         z, state = sampler.step(denoise, z, state, at)
-        return _put_back(z, known, mask, at), state
+        if noise is None:
+            return _put_back(z, known, mask, at), state
+        level = at.schedule.alpha(at.s) * known + at.schedule.sigma(at.s) * noise
+        return mask * z + (1.0 - mask) * jnp.where(at.index == at.count - 1, known, level), state
 
     return Sampler(sampler.init, step)
 

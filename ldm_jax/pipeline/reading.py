@@ -16,11 +16,14 @@ from ldm_jax.conditions import (
     Encoder,
     GivenImage,
     LabelCondition,
+    MaskedLatents,
+    NoisedImage,
     SavedCondition,
     TextCondition,
     TextConditioner,
 )
 from ldm_jax.diffusion.process import Process
+from ldm_jax.diffusion.schedules import DiscreteBetas
 from ldm_jax.errors import InputError
 from ldm_jax.models import (
     AUTOENCODERS,
@@ -33,12 +36,13 @@ from ldm_jax.models import (
     UNet,
     VQAutoencoder,
 )
-from ldm_jax.pipeline.layouts import DENOISER_FOLDERS, OLD_NAMES, PIPELINES, Layout
+from ldm_jax.pipeline.layouts import DENOISER_FOLDERS, LOW_RES, OLD_NAMES, PIPELINES, Layout
 from ldm_jax.pipeline.migration import renewed_index
 from ldm_jax.pipeline.model import LatentDiffusion
 from ldm_jax.pipeline.recipe import OwnSampler, Sampling, Scheduler
 from ldm_jax.pretrained.conversion import SETTINGS
 from ldm_jax.pretrained.parts import load_part, read_json
+from ldm_jax.pretrained.schedulers import from_diffusers_scheduler
 from ldm_jax.pretrained.tokenization import load_tokenizer
 from ldm_jax.serialization import convert, from_tree
 
@@ -55,7 +59,8 @@ def load(
 ) -> LatentDiffusion:
     """The model in a folder: one that `LatentDiffusion.save` wrote, a run's folder, or a pipeline of diffusers.
 
-    Pipelines: Stable Diffusion 1 and 2, SDXL, SD3, DiT, LDM (unconditional, super-resolution, text-to-image).
+    Pipelines: Stable Diffusion 1 and 2, SDXL and SD3, those for inpainting, image to image and upscaling too; DiT; LDM
+    (unconditional, super-resolution, text-to-image).
     dtype: of parameters and arithmetic, float32 or bfloat16. variant: "fp16" for files of that name. sharding: see
     `load_part`; the default device where None, every device of this process with `everywhere()`, which then share each
     batch. without: parts to leave out, such as SD3's large text_encoder_3 (its tokens are then zeros, as SD3 was
@@ -151,9 +156,12 @@ def _load_published(read: Reader, name: str) -> LatentDiffusion:
     if type(size) is not int or size < 1:
         raise InputError(f"{layout.denoiser}.sample_size: {size!r} must be a side of latents")
     extra = denoiser.config.in_channels - channels
-    if extra and name != "LDMSuperResolutionPipeline":
+    more = {"image": (config.image_channels,), "noised": (config.image_channels,), "mask": (0, 1 + channels)}
+    if extra not in more.get(layout.joined or "", (0,)):
+        accepted = " or ".join(str(channels + one) for one in more.get(layout.joined or "", (0,)))
         raise InputError(
-            f"{layout.denoiser}.in_channels: {denoiser.config.in_channels} must be the latents' {channels}"
+            f"{layout.denoiser}.in_channels: {denoiser.config.in_channels} must be {accepted}, as this pipeline has "
+            f"{channels} channels of latents"
         )
     scheduler = Scheduler(json.dumps(read_json(read.path / "scheduler" / "scheduler_config.json")))
     return LatentDiffusion(
@@ -183,9 +191,24 @@ def _conditions(read: Reader, layout: Layout, denoiser: Any, extra: int) -> tupl
         names = read.index.get("id2label")
         names = {int(k): str(v) for k, v in names.items() if k.isdigit()} if isinstance(names, dict) else {}
         found.append(LabelCondition(tuple(names.get(i, str(i)) for i in range(classes))))
-    if extra:
-        found.append(GivenImage(extra))
+    if layout.joined == "noised":
+        found.append(_noised(read, extra))
+    elif extra:
+        found.append(MaskedLatents(extra) if layout.joined == "mask" else GivenImage(extra))
     return tuple(found)
+
+
+def _noised(read: Reader, channels: int) -> NoisedImage:
+    """The upscaler's small image, with noise by its own scheduler."""
+    record = read_json(read.path / LOW_RES / "scheduler_config.json")
+    schedule = from_diffusers_scheduler(record, 1).schedule
+    if not isinstance(schedule, DiscreteBetas):
+        raise InputError(f"{LOW_RES}: {record.get('_class_name')!r} must be a scheduler with a table of betas")
+    alphas = np.exp(schedule.log_alphas()[1:])
+    most = read.index.get("max_noise_level", 350)
+    if type(most) is not int or not 0 <= most < len(alphas):
+        raise InputError(f"max_noise_level: {most!r} must be a level of {LOW_RES}, 0 to {len(alphas) - 1}")
+    return NoisedImage(channels, alphas=alphas, most=most, record=record)
 
 
 def _statistics(vae: dict[str, Any], channels: int, layout: Layout, where: str) -> tuple[np.ndarray, np.ndarray]:
@@ -216,5 +239,8 @@ def _text(read: Reader, layout: Layout, context_dim: int) -> TextConditioner:
         folder = read.path / tokenizer
         files = {name: (folder / name).read_bytes() for name in SETTINGS if (folder / name).is_file()}
         encoders[part] = Encoder(module, params, load_tokenizer(folder), files)
+        tokens, rows = encoders[part].tokenizer.size, module.config.vocabulary
+        if tokens > rows:
+            raise InputError(f"{tokenizer}: it has {tokens} tokens, the embedding of {part} {rows}")
     zero_null = layout.style == "sdxl" and bool(read.index.get("force_zeros_for_empty_prompt", True))
     return TextConditioner(encoders, layout.style, context_dim, zero_null)
