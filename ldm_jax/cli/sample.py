@@ -157,7 +157,7 @@ def with_files(options: argparse.Namespace, model: LatentDiffusion) -> LatentDif
         file, _, token = word.partition("=")
         model = model.load_embedding(file, token or None)
     for word in options.lora or ():
-        file, equals, weight = word.rpartition("=") if "=" in word else (word, "", "1")
+        file, _, weight = word.rpartition("=") if "=" in word else (word, "", "1")
         try:
             scale = float(weight)
         except ValueError as error:

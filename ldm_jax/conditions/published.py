@@ -58,7 +58,7 @@ class NoisedImage(GivenImage):
         return super().apply(params, arrays, keys)._replace(label=jnp.asarray(arrays["level"]))
 
     def ask(self, size: Size, **given: Any) -> Asked:
-        """image: [m *space c] in [-1, 1]; noise_level: of the noise that is added; image_noise: that, if not our own."""
+        """image: [m *space c] in [-1, 1]; noise_level: of the noise added; image_noise: that noise, ours where None."""
         image, level, noise = (given.get(name) for name in ("image", "noise_level", "image_noise"))
         if image is None:
             raise InputError(f"image: this model enlarges images; give [n h w {self.channels}] in [-1, 1]")

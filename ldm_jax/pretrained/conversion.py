@@ -110,7 +110,7 @@ def convert(
     layout: "published" writes diffusers' and transformers' folders, "original" the single file of a DiT, SiT or
     LightningDiT. dtype: of the tensors written; None keeps each one's own. ignore: patterns, as in a shell, of tensors
     that may be left over or missing; any other is an InputError, after the table and before anything is written.
-    ema: the averages of a single file that holds both. every: False for a table of those tensors alone that weren't mapped.
+    ema: the averages of a single file that holds both. every: False for a table of tensors that weren't mapped.
     """
     src, dst = Path(src), Path(dst)
     if dst.exists() and (dst.is_file() or any(dst.iterdir())):

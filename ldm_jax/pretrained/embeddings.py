@@ -20,7 +20,7 @@ FILES = ("learned_embeds.safetensors", "learned_embeds.bin")
 
 
 class Word(NamedTuple):
-    """A new word: how it is written, and its vectors [n d] by the encoder's folder (the empty name: any of that width)."""
+    """A new word: how it is written, and its vectors [n d] by the encoder's folder (empty: any of that width)."""
 
     token: str
     vectors: Mapping[str, np.ndarray]

@@ -138,8 +138,8 @@ SETTINGS = (
     ("datetime", "datetime"),
     ("datetime", "timedelta"),
 )
-"""Names of values that training code keeps beside the tensors: numbers, sets, types. They become objects that do nothing,
-too; what they name is not imported, so nothing that a pickle passes to them runs."""
+"""Names of values that training code keeps beside the tensors: numbers, sets, types. They become objects that do
+nothing, too; what they name is not imported, so nothing that a pickle passes to them runs."""
 
 ALLOWED: dict[tuple[str, str], Any] = {
     **dict.fromkeys(SETTINGS, _Inert),

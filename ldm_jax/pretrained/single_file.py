@@ -147,6 +147,14 @@ SECTIONS = (
         lambda config: T5_DERIVED,
     ),
 )
+BARE = (
+    SECTIONS[0]._replace(prefix=""),
+    SECTIONS[1]._replace(prefix=""),
+    SECTIONS[2]._replace(
+        prefix="", fits=lambda info: {"encoder.conv_in.weight", "decoder.conv_in.weight"} <= info.keys()
+    ),
+)
+"""One network alone under the same names: a UNet, an MMDiT, a first stage (vae-ft-mse, sdxl_vae, kl-f8)."""
 DERIVED = (
     r"model_ema\..*",
     r"(sqrt_|posterior_|log_)?(one_minus_|recip_|recipm1_|mean_|variance|log_)*"
@@ -212,6 +220,10 @@ def open_single(path: str | Path, heads: int | None = None, ema: bool = True) ->
         wanted = sources(module, original_table(config), Numbers(patch=config.patch))
         return {"transformer": Opened(module, tensors, wanted, ORIGINAL_DERIVED, str(path))}
     parts: dict[str, Opened] = {}
+    for section in BARE:
+        if section.fits(tensors.info):
+            opened = open_section(section, tensors, str(path))
+            return {section.part: opened._replace(derived=(*opened.derived, *DERIVED))}
     for section in SECTIONS:
         own = _strip(tensors, section.prefix)
         if section.fits(own.info):

@@ -1,4 +1,4 @@
-"""LoRA files of every style: ours draws what diffusers and peft draw; tests/reference/finetuned.py made the references."""
+"""LoRA files of every style: the images that diffusers and peft draw, from tests/reference/finetuned.py; new words."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_what_cannot_be_merged_is_one_line(models, tmp_path):
             model.load_lora(tmp_path / f"{file}.safetensors")
         assert "\n" not in str(caught.value)
     for weight in (float("nan"), "much", True):
-        with pytest.raises(InputError, match="lora: weight .* must be a finite number"):
+        with pytest.raises(InputError, match=r"lora: weight .* must be a finite number"):
             model.load_lora(whole, weight)
 
 

@@ -94,7 +94,12 @@ def test_what_is_asked_for_matters(models):
     script, name = pipelines.script("uses"), "sd15_inpaint"
     use = USES[name]
     model, images, mask = models[name], script.images(use), script.mask(use)
-    told = {"prompts": script.pipelines.PROMPTS, "steps": script.pipelines.STEPS, "guidance": 4.0, "compat": "diffusers"}
+    told = {
+        "prompts": script.pipelines.PROMPTS,
+        "steps": script.pipelines.STEPS,
+        "guidance": 4.0,
+        "compat": "diffusers",
+    }
     told["latents"] = np.moveaxis(script.noise(use), 1, -1)
     one = model.inpaint(KEY, images, mask, **told)
     assert np.abs(one.astype(int) - model.inpaint(KEY, images, 1 - mask, **told)).mean() > 1

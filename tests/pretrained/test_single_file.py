@@ -140,6 +140,28 @@ def test_averages_of_a_dit(tmp_path):
         np.testing.assert_array_equal(average, 2 * value)
 
 
+@pytest.mark.parametrize("kind", ["vae", "sd1"])
+@pytest.mark.parametrize("wrapper", ["", "state_dict."])
+def test_one_network_alone(kind, wrapper, tmp_path):
+    """A VAE or a UNet without the prefix that whole checkpoints have; what its training left beside it is passed over."""
+    prefix, module = CHECKPOINTS[kind]
+    params = random_params(module)
+    tensors = {name.removeprefix(prefix): value for name, value in compvis(kind, params).items()}
+    if kind == "vae":
+        tensors |= {
+            "loss.discriminator.main.0.weight": np.zeros(1, np.float32),
+            "loss.logvar": np.zeros((), np.float32),
+        }
+    save_file({wrapper + name: value for name, value in tensors.items()}, tmp_path / "x.safetensors")
+    ((part, (found, loaded)),) = load_single(tmp_path / "x.safetensors").items()
+    assert part == ("vae" if kind == "vae" else "unet") and found == module
+    for one, two in zip(jax.tree.leaves(loaded), jax.tree.leaves(params), strict=True):
+        np.testing.assert_array_equal(one, two)
+    save_file({**tensors, "more.weight": np.zeros(1, np.float32)}, tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match=r"has besides 1 tensors, more\.weight first"):
+        load_single(tmp_path / "x.safetensors")
+
+
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
 def test_prefixes_of_wrappers_are_taken_off(prefix, tmp_path):
     _, module = CHECKPOINTS["sd1"]

@@ -7,9 +7,9 @@ Runs in an environment with PyTorch (CPU), diffusers, transformers and peft; not
                                                                         from the same noise, compares with DRAWN
 
 NAME is sd15, sdxl or sd3; DRAWN an .npz whose `image` [2 h w 3] in [0, 1] ours drew for what `pipelines.draw` asks
-(`pytest -m slow tests/experiment/test_finetuning.py` with LDM_JAX_TORCH_PYTHON does all of it). The stored references are
-LoRA files of every style that people have, whose tensors follow from their names, and the images that diffusers draws with
-them: an ordinary test compares ours.
+(`pytest -m slow tests/experiment/test_finetuning.py` with LDM_JAX_TORCH_PYTHON does all of it). The stored references
+are the images that diffusers draws with LoRA files of every style that people have, whose tensors follow from their
+names: an ordinary test compares ours.
 """
 
 from __future__ import annotations
@@ -145,9 +145,7 @@ def check() -> None:
         changed = f", the LoRA changes it by {255 * np.abs(pipelines.draw(name, pipeline) - plain).mean():.2f} / 255"
     theirs = pipelines.draw(name, pipeline)
     mean, largest = 255 * np.abs(theirs - ours).mean(), 255 * np.abs(theirs - ours).max()
-    print(
-        f"{name}: {type(pipeline).__name__}, difference {mean:.5f} / 255 on average, {largest:.5f} / 255 at most{changed}"
-    )
+    print(f"{name}: {type(pipeline).__name__}, {mean:.5f} / 255 on average, {largest:.5f} / 255 at most{changed}")
     assert mean < 1.0
     assert not file or 255 * np.abs(theirs - plain).mean() > 10 * max(mean, 0.01)
 

@@ -5,8 +5,8 @@ Runs in an environment with PyTorch (CPU), diffusers and transformers; nothing h
     python tests/reference/uses.py make                 writes tests/reference/uses.npz
     python tests/reference/uses.py check NAME FOLDER    opens our folder with diffusers, which draws the same image
 
-The parts are those of pipelines.py, with the denoiser's channels and the class changed; images, masks and noise follow from
-names. Encoded images are the posterior's mean, not a sample of it.
+The parts are those of pipelines.py, with the denoiser's channels and the class changed; images, masks and noise follow
+from names. Encoded images are the posterior's mean, not a sample of it.
 """
 
 from __future__ import annotations
