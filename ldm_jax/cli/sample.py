@@ -36,7 +36,14 @@ def sample(args: Sequence[str]) -> int:
 
     prompts = read_prompts(options.prompts_file) if options.prompts_file else options.prompt
     check_output(options.out, overwrite=options.overwrite)
-    model = load(options.model, dtype=options.dtype, variant=options.variant, sharding=everywhere())
+    model = load(
+        options.model,
+        dtype=options.dtype,
+        variant=options.variant,
+        sharding=everywhere(),
+        like=options.like,
+        ema=not options.no_ema,
+    )
     check_usable(options, model, prompts)
     model = with_files(options, model)
     use = read_use(options, model)
@@ -75,7 +82,10 @@ def sample(args: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(prog="sample.py", description="Draws images from a trained model.")
     parser.add_argument(
-        "model", type=Path, nargs="?", help="a run's folder, its model/ or a pipeline folder of diffusers"
+        "model",
+        type=Path,
+        nargs="?",
+        help="a run's folder, its model/, a pipeline folder of diffusers, or one file of SD",
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--label", metavar="N|NAME", help="one class for all images, by number or name")
@@ -102,6 +112,12 @@ def _parser() -> Parser:
     add_options(parser)
     parser.add_argument("--lora", nargs="+", metavar="FILE[=W]", help="LoRA files, each with its weight (default: 1)")
     parser.add_argument("--embedding", nargs="+", metavar="FILE[=TOKEN]", help="words of textual inversion")
+    parser.add_argument(
+        "--like", type=Path, metavar="FOLDER", help="a pipeline's folder with the tokenizers of a single file"
+    )
+    parser.add_argument(
+        "--no-ema", action="store_true", help="of a single file take the weights in training, not averages"
+    )
     parser.add_argument("--variant", help="read the files of this variant, such as fp16")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the arithmetic")
     parser.number(

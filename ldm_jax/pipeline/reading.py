@@ -40,6 +40,7 @@ from ldm_jax.pipeline.layouts import DENOISER_FOLDERS, LOW_RES, OLD_NAMES, PIPEL
 from ldm_jax.pipeline.migration import renewed_index
 from ldm_jax.pipeline.model import LatentDiffusion
 from ldm_jax.pipeline.recipe import OwnSampler, Sampling, Scheduler
+from ldm_jax.pipeline.single import SingleReader, open_file_reader
 from ldm_jax.pretrained.conversion import SETTINGS
 from ldm_jax.pretrained.parts import load_part, read_json
 from ldm_jax.pretrained.schedulers import from_diffusers_scheduler
@@ -56,6 +57,8 @@ def load(
     variant: str | None = None,
     sharding: Any = None,
     without: Sequence[str] = (),
+    like: str | Path | None = None,
+    ema: bool = True,
 ) -> LatentDiffusion:
     """The model in a folder: one that `LatentDiffusion.save` wrote, a run's folder, or a pipeline of diffusers.
 
@@ -64,9 +67,15 @@ def load(
     dtype: of parameters and arithmetic, float32 or bfloat16. variant: "fp16" for files of that name. sharding: see
     `load_part`; the default device where None, every device of this process with `everywhere()`, which then share each
     batch. without: parts to leave out, such as SD3's large text_encoder_3 (its tokens are then zeros, as SD3 was
-    trained to bear). InputError in one line for anything else or damaged.
+    trained to bear). path may also be one file of Stable Diffusion 1, 2, XL or 3 under its first names; `like` is then
+    a pipeline's folder with the tokenizers (weights aren't needed), and ema chooses averages where there are both, see
+    `ldm_jax.pretrained.single_file.open_single`. InputError in one line for anything else or damaged.
     """
     path = Path(path)
+    if path.is_file():
+        return _load_file(path, dtype, variant, sharding, tuple(without), like, ema)
+    if like is not None or not ema:
+        raise InputError(f"like, ema: they are for single files; {path} is a folder")
     if not (path / "model_index.json").is_file() and (path / "model" / "model_index.json").is_file():
         path = path / "model"
     if not (path / "model_index.json").is_file():
@@ -83,6 +92,17 @@ def load(
         known = ", ".join(["LatentDiffusion", *PIPELINES])
         raise InputError(f"model: _class_name {index.get('_class_name')!r} of {path} is not one of {known}")
     return _load_published(read, name)
+
+
+def _load_file(
+    path: Path, dtype: str, variant: str | None, sharding: Any, without: tuple[str, ...], like: Any, ema: bool
+) -> LatentDiffusion:
+    if dtype not in ("float32", "bfloat16"):
+        raise InputError(f"dtype: {dtype!r} must be float32 or bfloat16")
+    if variant is not None:
+        raise InputError(f"variant: {variant!r} can't be used, {path} is a single file; leave it out")
+    read = open_file_reader(path, like, dtype, sharding, without, ema)
+    return _load_published(read, read.name)
 
 
 class Reader(NamedTuple):
@@ -117,6 +137,14 @@ class Reader(NamedTuple):
             log.warning("%s names %s, which is not there", self.path, name)
         return named and name not in self.without and (self.path / name).is_dir()
 
+    def scheduler(self, name: str = "scheduler") -> dict[str, Any]:
+        """A scheduler's config."""
+        return read_json(self.path / name / "scheduler_config.json")
+
+    def tokenizer(self, name: str) -> Path:
+        """The folder of a tokenizer."""
+        return self.path / name
+
 
 def _load_ours(read: Reader) -> LatentDiffusion:
     index = renewed_index(read.index)
@@ -143,7 +171,7 @@ def _load_ours(read: Reader) -> LatentDiffusion:
         raise InputError(f"model: {read.path} lacks {error.args[0]}") from error
 
 
-def _load_published(read: Reader, name: str) -> LatentDiffusion:
+def _load_published(read: Reader | SingleReader, name: str) -> LatentDiffusion:
     layout = PIPELINES[name]
     stages = (Autoencoder, VQAutoencoder, TinyAutoencoder)
     autoencoder, autoencoder_params, vae = read.part(layout.autoencoder, *stages)
@@ -163,7 +191,7 @@ def _load_published(read: Reader, name: str) -> LatentDiffusion:
             f"{layout.denoiser}.in_channels: {denoiser.config.in_channels} must be {accepted}, as this pipeline has "
             f"{channels} channels of latents"
         )
-    scheduler = Scheduler(json.dumps(read_json(read.path / "scheduler" / "scheduler_config.json")))
+    scheduler = Scheduler(json.dumps(read.scheduler()))
     return LatentDiffusion(
         autoencoder=autoencoder,
         autoencoder_params=autoencoder_params,
@@ -180,7 +208,7 @@ def _load_published(read: Reader, name: str) -> LatentDiffusion:
     )
 
 
-def _conditions(read: Reader, layout: Layout, denoiser: Any, extra: int) -> tuple[Condition, ...]:
+def _conditions(read: Reader | SingleReader, layout: Layout, denoiser: Any, extra: int) -> tuple[Condition, ...]:
     """What a published pipeline's denoiser is told; extra: channels joined to z."""
     found: list[Condition] = []
     if layout.encoders:
@@ -198,9 +226,9 @@ def _conditions(read: Reader, layout: Layout, denoiser: Any, extra: int) -> tupl
     return tuple(found)
 
 
-def _noised(read: Reader, channels: int) -> NoisedImage:
+def _noised(read: Reader | SingleReader, channels: int) -> NoisedImage:
     """The upscaler's small image, with noise by its own scheduler."""
-    record = read_json(read.path / LOW_RES / "scheduler_config.json")
+    record = read.scheduler(LOW_RES)
     schedule = from_diffusers_scheduler(record, 1).schedule
     if not isinstance(schedule, DiscreteBetas):
         raise InputError(f"{LOW_RES}: {record.get('_class_name')!r} must be a scheduler with a table of betas")
@@ -230,13 +258,13 @@ def _statistics(vae: dict[str, Any], channels: int, layout: Layout, where: str) 
     return np.full(channels, float(shift)), np.full(channels, 1.0 / scale)
 
 
-def _text(read: Reader, layout: Layout, context_dim: int) -> TextConditioner:
+def _text(read: Reader | SingleReader, layout: Layout, context_dim: int) -> TextConditioner:
     encoders = {}
     for part, tokenizer in layout.encoders:
         if part == "text_encoder_3" and not read.has(part):
             continue
         module, params, _ = read.part(part, T5Encoder if part == "text_encoder_3" else TextEncoder)
-        folder = read.path / tokenizer
+        folder = read.tokenizer(tokenizer)
         files = {name: (folder / name).read_bytes() for name in SETTINGS if (folder / name).is_file()}
         encoders[part] = Encoder(module, params, load_tokenizer(folder), files)
         tokens, rows = encoders[part].tokenizer.size, module.config.vocabulary
