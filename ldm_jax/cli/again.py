@@ -18,6 +18,14 @@ WHAT = ("label", "labels", "prompt", "prompts_file")
 """What is drawn; naming one of them replaces whatever the picture says."""
 
 
+FILES = ("image", "mask", "upscale", "lora", "embedding")
+"""Options that name files."""
+
+
+def _words(given: Sequence[object] | None) -> list[str] | None:
+    return [str(word) for word in given] if given else None
+
+
 def settings_of(
     options: argparse.Namespace,
     model: LatentDiffusion,
@@ -34,7 +42,13 @@ def settings_of(
         "labels": None if labels is None else list(labels),
         "prompts": None if prompts is None else list(prompts),
         "negative": options.negative,
-        "image": [str(path) for path in options.image] if options.image else None,
+        **{name: _words(getattr(options, name)) for name in FILES},
+        "strength": options.strength,
+        "paste": options.paste,
+        "noise_level": options.noise_level,
+        "variant": options.variant,
+        "like": None if options.like is None else str(options.like),
+        "no_ema": options.no_ema or None,
         "seed": options.seed,
         "first": options.first,
         "num": num,
@@ -63,7 +77,14 @@ READ: dict[str, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
     "labels": ("labels", _list_of(int), lambda value: [str(label) for label in value]),
     "prompts": ("prompt", _list_of(str), list),
     "negative": ("negative", _is(str), str),
-    "image": ("image", _list_of(str), lambda value: [Path(path) for path in value]),
+    **{name: (name, _list_of(str), lambda value: [Path(path) for path in value]) for name in FILES[:3]},
+    **{name: (name, _list_of(str), list) for name in FILES[3:]},
+    "strength": ("strength", _is(int, float), float),
+    "paste": ("paste", _is(bool), bool),
+    "noise_level": ("noise_level", _is(int), int),
+    "variant": ("variant", _is(str), str),
+    "like": ("like", _is(str), Path),
+    "no_ema": ("no_ema", _is(bool), bool),
     "seed": ("seed", _is(int), int),
     "first": ("first", _is(int), int),
     "num": ("num", _is(int), int),

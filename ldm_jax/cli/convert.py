@@ -28,6 +28,9 @@ def convert(args: Sequence[str]) -> int:
     parser.add_argument("--variant", help="read the files of this variant, such as fp16")
     parser.add_argument("--ignore", nargs="+", default=(), help="patterns of tensors that may be left over or missing")
     parser.number("--heads", int, least=1, help="attention heads, where a single file does not tell")
+    parser.add_argument(
+        "--no-ema", action="store_true", help="of a single file take the weights in training, not averages"
+    )
     parser.add_argument("--verbose", action="store_true", help="print a line for every tensor, mapped ones, too")
     parser.add_argument("--overwrite", action="store_true", help="replace the model (or the file) at DST")
     options = parser.parse_args(args)
@@ -37,7 +40,9 @@ def convert(args: Sequence[str]) -> int:
 
     check_usable(options)
     check_destination(options.src, options.dst, options.layout, overwrite=options.overwrite)
-    check_size(options.dst, open_any(options.src, options.variant, options.heads).values(), options.dtype)
+    check_size(
+        options.dst, open_any(options.src, options.variant, options.heads, not options.no_ema).values(), options.dtype
+    )
     with replacing(options.dst) as place:
         run_conversion(
             options.src,
@@ -47,6 +52,7 @@ def convert(args: Sequence[str]) -> int:
             variant=options.variant,
             ignore=options.ignore,
             heads=options.heads,
+            ema=not options.no_ema,
             every=options.verbose,
         )
     print(f"model: {options.dst}")
@@ -59,6 +65,10 @@ def check_usable(options: argparse.Namespace) -> None:
         raise InputError(f"src: {options.src} does not exist")
     if options.heads is not None and options.src.is_dir():
         raise InputError(f"heads: {options.heads} can't be used, the config.json of {options.src} tells; leave it out")
+    if options.no_ema and options.src.is_dir():
+        raise InputError(
+            f"no_ema: it can't be used, {options.src} is a folder, which holds one set of weights; leave it out"
+        )
     if options.variant is not None and options.src.is_file():
         raise InputError(f"variant: {options.variant!r} can't be used, {options.src} is a single file; leave it out")
 

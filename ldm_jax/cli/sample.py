@@ -6,18 +6,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from jaxtyping import Float
+from typing import TYPE_CHECKING
 
 from ldm_jax.cli import run
 from ldm_jax.cli.again import recall, settings_of
 from ldm_jax.cli.parsing import Parser
+from ldm_jax.cli.sample_images import add_options, check_images, read_use
 from ldm_jax.errors import InputError
 
 if TYPE_CHECKING:
     from ldm_jax.pipeline import LatentDiffusion
+    from ldm_jax.pipeline.streaming import Use
 
 MOST = 2**31 - 1
 """Images are numbered by 32 bits."""
@@ -36,17 +35,25 @@ def sample(args: Sequence[str]) -> int:
     from ldm_jax.progress import track
 
     prompts = read_prompts(options.prompts_file) if options.prompts_file else options.prompt
-    image = read_images(options.image) if options.image else None
     check_output(options.out, overwrite=options.overwrite)
-    model = load(options.model, dtype=options.dtype, sharding=everywhere())
+    model = load(
+        options.model,
+        dtype=options.dtype,
+        variant=options.variant,
+        sharding=everywhere(),
+        like=options.like,
+        ema=not options.no_ema,
+    )
     check_usable(options, model, prompts)
+    model = with_files(options, model)
+    use = read_use(options, model)
     labels = chosen_labels(options, model)
-    given = prompts or options.image
+    given = max(prompts or (), options.image or (), options.upscale or (), key=len)
     num = options.num if options.num is not None else len(given) if given else max(16, len(labels or ()))
     if options.first + num > MOST:
         raise InputError(f"first: {options.first} and num: {num} must be at most {MOST} together")
     columns = len(labels) if labels and 1 < len(labels) <= GRID_CLASSES else 8
-    check_size(options.out, num, _shape(options, model, image), columns)
+    check_size(options.out, num, _shape(options, model, use), columns)
     batches = stream(
         model,
         seeds.key(options.seed),
@@ -59,7 +66,7 @@ def sample(args: Sequence[str]) -> int:
         guidance=options.guidance,
         sampler=options.sampler,
         negative=options.negative,
-        image=image,
+        use=use,
         height=options.height,
         width=options.width,
     )
@@ -75,7 +82,10 @@ def sample(args: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(prog="sample.py", description="Draws images from a trained model.")
     parser.add_argument(
-        "model", type=Path, nargs="?", help="a run's folder, its model/ or a pipeline folder of diffusers"
+        "model",
+        type=Path,
+        nargs="?",
+        help="a run's folder, its model/, a pipeline folder of diffusers, or one file of SD",
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--label", metavar="N|NAME", help="one class for all images, by number or name")
@@ -99,7 +109,16 @@ def _parser() -> Parser:
     parser.add_argument("--sampler", help="name of the sampler (default: the model's)")
     parser.number("--height", int, least=1, help="of the images, in pixels (default: the model's)")
     parser.number("--width", int, least=1, help="likewise")
-    parser.add_argument("--image", nargs="+", type=Path, help="small images, for super-resolution models")
+    add_options(parser)
+    parser.add_argument("--lora", nargs="+", metavar="FILE[=W]", help="LoRA files, each with its weight (default: 1)")
+    parser.add_argument("--embedding", nargs="+", metavar="FILE[=TOKEN]", help="words of textual inversion")
+    parser.add_argument(
+        "--like", type=Path, metavar="FOLDER", help="a pipeline's folder with the tokenizers of a single file"
+    )
+    parser.add_argument(
+        "--no-ema", action="store_true", help="of a single file take the weights in training, not averages"
+    )
+    parser.add_argument("--variant", help="read the files of this variant, such as fp16")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the arithmetic")
     parser.number(
         "--seed", int, least=0, most=2**64 - 1, default=0, help="everything random is a function of it; up to 64 bits"
@@ -127,15 +146,14 @@ def check_usable(options: argparse.Namespace, model: LatentDiffusion, prompts: S
     """InputError for an option that this model would ignore, with what it can take."""
     classes, texts, channels = model.num_classes, model.text is not None, model.image_channels
     if channels:
-        takes = "images: sample.py MODEL --image FILE"
+        takes = "images: sample.py MODEL --upscale FILE"
     elif texts:
         takes = "prompts: sample.py MODEL --prompt TEXT"
     elif classes:
         takes = f"labels: sample.py MODEL --label N (0 to {classes - 1})"
     else:
         takes = "nothing but a number: sample.py MODEL --num N"
-    if options.image and not channels:
-        raise InputError(f"image: this model takes no image; it takes {takes}")
+    check_images(options, model)
     if prompts is not None and not texts:
         raise InputError(f"prompt: this model has no text encoder; it takes {takes}")
     if (options.label is not None or options.labels is not None) and not classes:
@@ -147,9 +165,21 @@ def check_usable(options: argparse.Namespace, model: LatentDiffusion, prompts: S
         raise InputError("negative: without guidance it changes nothing; add --guidance W with W above 1")
     if options.guidance not in (None, 1.0) and not (texts or classes):
         raise InputError(f"guidance: {options.guidance} must be 1 (or left out), as there is no condition to guide to")
-    for name in ("height", "width"):
-        if options.image and getattr(options, name) is not None:
-            raise InputError(f"{name}: {getattr(options, name)} can't be chosen, the image tells it; leave it out")
+
+
+def with_files(options: argparse.Namespace, model: LatentDiffusion) -> LatentDiffusion:
+    """The model with the LoRAs and the words that were asked for."""
+    for word in options.embedding or ():
+        file, _, token = word.partition("=")
+        model = model.load_embedding(file, token or None)
+    for word in options.lora or ():
+        file, _, weight = word.rpartition("=") if "=" in word else (word, "", "1")
+        try:
+            scale = float(weight)
+        except ValueError as error:
+            raise InputError(f"lora: {word!r} must be FILE or FILE=WEIGHT, with a number") from error
+        model = model.load_lora(file, scale)
+    return model
 
 
 def chosen_labels(options: argparse.Namespace, model: LatentDiffusion) -> list[int] | None:
@@ -181,11 +211,11 @@ def class_texts(labels: Sequence[int] | None, names: Sequence[str]) -> list[str]
     return [names[label] for label in labels]
 
 
-def _shape(options: argparse.Namespace, model: LatentDiffusion, image: Any) -> tuple[int, int, int]:
+def _shape(options: argparse.Namespace, model: LatentDiffusion, use: Use | None) -> tuple[int, int, int]:
     """[h w c] of the images to come."""
     config = model.autoencoder.config
-    if image is not None:
-        h, w = (side * config.factor for side in image.shape[1:3])
+    if use is not None and (model.published or use.method != "upscale"):
+        h, w = (side * (config.factor if use.method == "upscale" else 1) for side in use.images.shape[1:3])
     else:
         h, w = options.height or model.image_size, options.width or model.image_size
     return h, w, config.image_channels
@@ -203,22 +233,6 @@ def read_prompts(path: Path) -> list[str]:
     if not prompts:
         raise InputError(f"prompts_file: {path} holds no text; accepted: a text a line")
     return prompts
-
-
-def read_images(paths: Sequence[Path]) -> Float[np.ndarray, "n h w c"]:
-    """Image files of one size as [-1, 1]; InputError for anything else."""
-    from ldm_jax.data.decoding import decode
-    from ldm_jax.images import in_range
-
-    images = []
-    for path in paths:
-        try:
-            images.append(decode(path))
-        except Exception as error:  # Pillow raises nearly every kind
-            raise InputError(f"image: {path} can't be read ({str(error).splitlines()[0]})") from error
-    if len({image.shape for image in images}) != 1:
-        raise InputError("image: all must have one size and one number of channels")
-    return in_range("image", np.stack(images))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from ldm_jax.conditions.building import Given
 from ldm_jax.conditions.encoders import Encoder, Style, TextConditioner
 from ldm_jax.conditions.images import GivenImage, mask_of
 from ldm_jax.conditions.label import Label, LabelCondition
+from ldm_jax.conditions.published import MaskedLatents, NoisedImage
 from ldm_jax.conditions.text import TextCondition
 from ldm_jax.images import in_range
 
@@ -59,6 +60,8 @@ __all__ = [
     "GivenImage",
     "Label",
     "LabelCondition",
+    "MaskedLatents",
+    "NoisedImage",
     "Saved",
     "SavedCondition",
     "Size",

@@ -102,11 +102,17 @@ def mask_for(mask: Any, known: Array) -> Array:
     return jnp.asarray(seen / full, dtype)
 
 
-def inpaint(sampler: Sampler, known: Float[Array, "b ..."], mask: Shaped[Array | np.ndarray, "..."]) -> Sampler:
+def inpaint(
+    sampler: Sampler,
+    known: Float[Array, "b ..."],
+    mask: Shaped[Array | np.ndarray, "..."],
+    noise: Float[Array, "b ..."] | None = None,
+) -> Sampler:
     """The sampler, with what is known put back after every step, at that step's noise level.
 
     Lugmayr et al. 2022 (arXiv 2201.09865), eq. 8; Song et al. 2021 (arXiv 2011.13456), appendix I.2. known: clean
-    latents. mask: 1 where to paint, 0 where known, see `mask_for`.
+    latents. mask: 1 where to paint, 0 where known, see `mask_for`. noise: the same at every step and none at the last,
+    as diffusers has it; None: fresh, at the level that each step ends at.
 
     Raises:
       InputError: known is not of floats, or the mask none for it.
@@ -117,7 +123,10 @@ def inpaint(sampler: Sampler, known: Float[Array, "b ..."], mask: Shaped[Array |
     def step(denoise, z, state, at):
         alike(z=z, known=known)
         z, state = sampler.step(denoise, z, state, at)
-        return _put_back(z, known, mask, at), state
+        if noise is None:
+            return _put_back(z, known, mask, at), state
+        level = at.schedule.alpha(at.s) * known + at.schedule.sigma(at.s) * noise
+        return mask * z + (1.0 - mask) * jnp.where(at.index == at.count - 1, known, level), state
 
     return sampler._replace(step=step, order=None)
 

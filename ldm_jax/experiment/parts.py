@@ -20,6 +20,7 @@ from ldm_jax.experiment.workdir import place_of_given
 from ldm_jax.models import AUTOENCODERS, Conditioning, make_autoencoder
 from ldm_jax.pipeline import LatentDiffusion, load
 from ldm_jax.pretrained.parts import load_part
+from ldm_jax.pretrained.single_file import load_single
 from ldm_jax.stages import AutoencoderTraining, DenoiserTraining
 from ldm_jax.stages.denoiser import conditions_of
 from ldm_jax.training.stage import Params
@@ -77,8 +78,12 @@ def read_base(config: Config, workdir: Path) -> Base:
                 raise InputError(f"denoiser_from: {place} holds a {type(denoiser[0]).__name__}, not a denoiser")
     if isinstance(config.autoencoder, Pretrained):
         place = place_of_given(config.autoencoder.path, workdir, "autoencoder")
-        places["autoencoder"] = find_part(place, ("vae", "vqvae"), "autoencoder_from", "autoencoder")
-        module, params = load_part(places["autoencoder"])
+        if place.is_file():
+            places["autoencoder"] = place
+            module, params = load_single(place).get("vae", (None, None))
+        else:
+            places["autoencoder"] = find_part(place, ("vae", "vqvae"), "autoencoder_from", "autoencoder")
+            module, params = load_part(places["autoencoder"])
         if type(module) not in AUTOENCODERS.values():
             found = f"{places['autoencoder']} holds a {type(module).__name__}"
             raise InputError(f"autoencoder_from: {found}, not an autoencoder")

@@ -131,9 +131,12 @@ class Lock:
 
 
 def place_of_given(path: str, workdir: Path, part: str) -> Path:
-    """Where a given part is read from: the run's own copy, once there is one."""
+    """Where a given part is read from: the run's own copy, once there is one; a folder, or a single file."""
     own = workdir / "given" / part
-    return own if own.is_dir() else Path(path)
+    if not own.is_dir():
+        return Path(path)
+    files = list(own.iterdir())
+    return files[0] if len(files) == 1 and files[0].is_file() else own
 
 
 def keep_given(source: Path, workdir: Path, part: str) -> None:
@@ -143,7 +146,11 @@ def keep_given(source: Path, workdir: Path, part: str) -> None:
         return
     temporary = own.with_name(f"{part}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(source, temporary, copy_function=_link)
+    if source.is_file():
+        temporary.mkdir(parents=True)
+        _link(str(source), str(temporary / source.name))
+    else:
+        shutil.copytree(source, temporary, copy_function=_link)
     temporary.rename(own)
 
 

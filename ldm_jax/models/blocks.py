@@ -103,6 +103,8 @@ class TransformerBlock(nn.Module):
     qkv_bias: bool = True
     epsilon: float = 1e-5
     dtype: jnp.dtype = jnp.float32
+    context_twice: bool = False
+    """The first attention is over the context, too, and not over x."""
 
     @nn.compact
     def __call__(
@@ -118,7 +120,10 @@ class TransformerBlock(nn.Module):
         if not self.norm_first:
             x = layer_norm(x + attend(x, mask=mask, causal=causal), self.epsilon, "norm1")
             return layer_norm(x + mlp(x), self.epsilon, "norm3")
-        x = x + attend(layer_norm(x, self.epsilon, "norm1"), mask=mask, causal=causal)
+        if self.context_twice:
+            x = x + attend(layer_norm(x, self.epsilon, "norm1"), context, context_mask)
+        else:
+            x = x + attend(layer_norm(x, self.epsilon, "norm1"), mask=mask, causal=causal)
         if self.cross:
             look = Attention(self.heads, self.head_dim, self.qkv_bias, self.dtype, name="cross")
             x = x + look(layer_norm(x, self.epsilon, "norm2"), context, context_mask)

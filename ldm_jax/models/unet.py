@@ -56,6 +56,8 @@ class UNetConfig:
     context_dim: int = -1
     """Features of cond.context; 0: plain self-attention layers instead of transformer blocks; -1: as the conditions
     give."""
+    context_twice: tuple[bool, ...] = ()
+    """Resolutions whose transformer blocks attend to the context in place of themselves (x4 upscaler); (): none."""
     class_rows: int = 0
     """Rows of the table that embeds cond.label (classes, or noise levels of an upscaler); 0: num_classes + 1 of them
     where there are classes, else none."""
@@ -101,6 +103,10 @@ class UNetConfig:
                 raise InputError(
                     f"denoiser.channels: {channels} must be a multiple of groups ({self.groups}) and heads ({heads})"
                 )
+        if len(self.context_twice) not in (0, levels) or (any(self.context_twice) and not self.context_dim):
+            raise InputError(
+                f"denoiser.context_twice: {self.context_twice} must be () or have {levels} entries, with a context_dim"
+            )
         if self.num_classes > 0 and self.class_rows not in (0, self.num_classes + 1):
             rows = f"one less than class_rows ({self.class_rows})"
             raise InputError(f"denoiser.num_classes: {self.num_classes} must be -1, 0 or {rows}")
@@ -149,6 +155,7 @@ class SpatialTransformer(nn.Module):
     groups: int
     remat: bool = False
     dtype: jnp.dtype = jnp.float32
+    context_twice: bool = False
 
     @nn.compact
     def __call__(self, x: Features, context: Float[Array, "b l d"] | None, mask: Bool[Array, "b l"] | None) -> Features:
@@ -165,6 +172,7 @@ class SpatialTransformer(nn.Module):
                 cross=True,
                 qkv_bias=False,
                 dtype=self.dtype,
+                context_twice=self.context_twice,
                 name=f"block{i}",
             )
             h = block(h, None, context, mask)
@@ -228,7 +236,8 @@ class UNet(nn.Module):
                 return h
             if not c.context_dim:
                 return SpatialAttention(c.heads[level], c.groups, c.epsilon, dtype, name=name)(h)
-            transformer = SpatialTransformer(c.heads[level], depth, c.groups, c.remat, dtype, name=name)
+            twice = bool(c.context_twice) and c.context_twice[level] and name != "mid_attention"
+            transformer = SpatialTransformer(c.heads[level], depth, c.groups, c.remat, dtype, twice, name=name)
             return transformer(h, context, cond.context_mask)
 
         levels = range(len(c.channels))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ldm_jax.conditions import Style
 from ldm_jax.models import DiT, MMDiT, UNet
+
+Joined = Literal["image", "mask", "noised"] | None
+"""An image of the latents' size; a mask and the latents of what it leaves; an image with noise of a known level."""
 
 
 class Layout(NamedTuple):
@@ -20,20 +23,40 @@ class Layout(NamedTuple):
     guidance: float = 1.0
     scaled: bool = True
     """Latents are scaled by the VAE's scaling_factor; LDM's super-resolution takes them as they are."""
+    joined: Joined = None
+    """What the denoiser may have joined to z besides latents."""
+    left_out: tuple[str, ...] = ()
+    """Parts that diffusers knows and that we neither read nor write."""
 
 
 ONE = (("text_encoder", "tokenizer"),)
 TWO = (*ONE, ("text_encoder_2", "tokenizer_2"))
 THREE = (*TWO, ("text_encoder_3", "tokenizer_3"))
+SAFETY = ("safety_checker", "feature_extractor")
+SD = Layout("vae", "unet", ONE, "tokens", 50, 7.5, left_out=SAFETY)
+SDXL = Layout("vae", "unet", TWO, "sdxl", 50, 5.0)
+SD3 = Layout("vae", "transformer", THREE, "sd3", 28, 7.0)
+ADAPTER = ("image_encoder", "feature_extractor")
 PIPELINES = {
-    "StableDiffusionPipeline": Layout("vae", "unet", ONE, "tokens", 50, 7.5),
-    "StableDiffusionXLPipeline": Layout("vae", "unet", TWO, "sdxl", 50, 5.0),
-    "StableDiffusion3Pipeline": Layout("vae", "transformer", THREE, "sd3", 28, 7.0),
+    "StableDiffusionPipeline": SD,
+    "StableDiffusionImg2ImgPipeline": SD,
+    "StableDiffusionInpaintPipeline": SD._replace(joined="mask"),
+    "StableDiffusionUpscalePipeline": SD._replace(
+        steps=75, guidance=9.0, joined="noised", left_out=(*SAFETY, "watermarker")
+    ),
+    "StableDiffusionXLPipeline": SDXL,
+    "StableDiffusionXLImg2ImgPipeline": SDXL._replace(left_out=ADAPTER),
+    "StableDiffusionXLInpaintPipeline": SDXL._replace(guidance=7.5, joined="mask", left_out=ADAPTER),
+    "StableDiffusion3Pipeline": SD3,
+    "StableDiffusion3Img2ImgPipeline": SD3._replace(steps=50, left_out=ADAPTER),
+    "StableDiffusion3InpaintPipeline": SD3._replace(steps=50, joined="mask", left_out=ADAPTER),
     "DiTPipeline": Layout("vae", "transformer", steps=50, guidance=4.0),
     "LDMPipeline": Layout("vqvae", "unet"),
-    "LDMSuperResolutionPipeline": Layout("vqvae", "unet", steps=100, scaled=False),
+    "LDMSuperResolutionPipeline": Layout("vqvae", "unet", steps=100, scaled=False, joined="image"),
     "LDMTextToImagePipeline": Layout("vqvae", "unet", (("bert", "tokenizer"),)),
 }
+LOW_RES = "low_res_scheduler"
+"""Where upscalers have the schedule of the noise on their image."""
 DENOISER_FOLDERS: dict[type, str] = {DiT: "transformer", MMDiT: "transformer", UNet: "unet"}
 """Where our own models have their denoiser, named as diffusers names it."""
 OLD_NAMES = {"LatentDiffusionUncondPipeline": "LDMPipeline", "LatentDiffusionPipeline": "LDMTextToImagePipeline"}

@@ -19,7 +19,7 @@ from ldm_jax.errors import InputError
 from ldm_jax.images import is_picture
 from ldm_jax.metrics.rounding import to_uint8
 from ldm_jax.models import Conditioning
-from ldm_jax.pipeline import writing
+from ldm_jax.pipeline import adapters, writing
 from ldm_jax.pipeline.asking import GuidedConditioning, number_of, tell
 from ldm_jax.pipeline.compiled import (
     Denoiser,
@@ -249,8 +249,9 @@ class LatentDiffusion(Uses):
                     f"latents: {np.shape(latents)} must be [n {'h w' if len(own) == 3 else '*'} {own[-1]}]"
                 )
             return tuple(np.shape(latents)[1:])
-        if self.published and given.get("image") is not None and self.image_channels:
-            return (*np.shape(given["image"])[1:-1], own[-1])
+        joined = next((given[name] for name in ("image", "masked") if given.get(name) is not None), None)
+        if self.published and joined is not None and self.image_channels:
+            return (*np.shape(joined)[1:-1], own[-1])
         sides = list(own[:-1])
         step = factor * getattr(self.denoiser.config, "patch", 1) if self.denoiser else factor
         for axis, (name, wanted) in enumerate((("height", height), ("width", width))):
@@ -328,6 +329,20 @@ class LatentDiffusion(Uses):
         """What the denoiser is told for labels, prompts, ...: cond and null (None: no guidance), arrays [m ...]."""
         _, size = self._recipe(None, None, None, None, None, None, given)
         return tell(self, size, None, None, guidance, given)
+
+    def load_lora(self, path: str | Path, weight: Any = 1.0) -> LatentDiffusion:
+        """The model with a LoRA merged into it: denoiser and text encoders, `weight` times as strong as it says.
+
+        path: a file of diffusers, PEFT or kohya, or a folder with one (docs/weights.md). Several add up.
+        """
+        return adapters.with_lora(self, path, weight)
+
+    def load_embedding(self, path: str | Path, token: str | None = None) -> LatentDiffusion:
+        """The model with a new word in its prompts, from a file of textual inversion (diffusers' or A1111's).
+
+        token: how it is written in prompts; the file's own name for it where None.
+        """
+        return adapters.with_word(self, path, token)
 
     def save(self, path: str | Path) -> None:
         """Writes the model's folder: model_index.json and the parts, each with config.json and safetensors.

@@ -16,12 +16,15 @@ from ldm_jax.conditions import (
     Encoder,
     GivenImage,
     LabelCondition,
+    MaskedLatents,
+    NoisedImage,
     Saved,
     SavedCondition,
     TextCondition,
     TextConditioner,
 )
 from ldm_jax.diffusion.process import Process
+from ldm_jax.diffusion.schedules import DiscreteBetas
 from ldm_jax.errors import InputError
 from ldm_jax.models import (
     AUTOENCODERS,
@@ -34,12 +37,14 @@ from ldm_jax.models import (
     UNet,
     VQAutoencoder,
 )
-from ldm_jax.pipeline.layouts import DENOISER_FOLDERS, OLD_NAMES, PIPELINES, Layout
+from ldm_jax.pipeline.layouts import DENOISER_FOLDERS, LOW_RES, OLD_NAMES, PIPELINES, Layout
 from ldm_jax.pipeline.migration import renewed_index
 from ldm_jax.pipeline.model import LatentDiffusion
 from ldm_jax.pipeline.recipe import OwnSampler, Sampling, Scheduler
+from ldm_jax.pipeline.single import SingleReader, open_file_reader
 from ldm_jax.pretrained.conversion import SETTINGS
 from ldm_jax.pretrained.parts import load_part, read_json
+from ldm_jax.pretrained.schedulers import from_diffusers_scheduler
 from ldm_jax.pretrained.tokenization import load_tokenizer
 from ldm_jax.serialization import convert, from_tree
 
@@ -53,16 +58,25 @@ def load(
     variant: str | None = None,
     sharding: Any = None,
     without: Sequence[str] = (),
+    like: str | Path | None = None,
+    ema: bool = True,
 ) -> LatentDiffusion:
     """The model in a folder: one that `LatentDiffusion.save` wrote, a run's folder, or a pipeline of diffusers.
 
-    Pipelines: Stable Diffusion 1 and 2, SDXL, SD3, DiT, LDM (unconditional, super-resolution, text-to-image).
+    Pipelines: Stable Diffusion 1 and 2, SDXL and SD3, those for inpainting, image to image and upscaling too; DiT; LDM
+    (unconditional, super-resolution, text-to-image).
     dtype: of parameters and arithmetic, float32 or bfloat16. variant: "fp16" for files of that name. sharding: see
     `load_part`; the default device where None, every device of this process with `everywhere()`, which then share each
     batch. without: parts to leave out, such as SD3's large text_encoder_3 (its tokens are then zeros, as SD3 was
-    trained to bear). InputError in one line for anything else or damaged.
+    trained to bear). path may also be one file of Stable Diffusion 1, 2, XL or 3 under its first names; `like` is then
+    a pipeline's folder with the tokenizers (weights aren't needed), and ema chooses averages where there are both, see
+    `ldm_jax.pretrained.single_file.open_single`. InputError in one line for anything else or damaged.
     """
     path = Path(path)
+    if path.is_file():
+        return _load_file(path, dtype, variant, sharding, tuple(without), like, ema)
+    if like is not None or not ema:
+        raise InputError(f"like, ema: they are for single files; {path} is a folder")
     if not (path / "model_index.json").is_file() and (path / "model" / "model_index.json").is_file():
         path = path / "model"
     if not (path / "model_index.json").is_file():
@@ -79,6 +93,17 @@ def load(
         known = ", ".join(["LatentDiffusion", *PIPELINES])
         raise InputError(f"model: _class_name {index.get('_class_name')!r} of {path} is not one of {known}")
     return _load_published(read, name)
+
+
+def _load_file(
+    path: Path, dtype: str, variant: str | None, sharding: Any, without: tuple[str, ...], like: Any, ema: bool
+) -> LatentDiffusion:
+    if dtype not in ("float32", "bfloat16"):
+        raise InputError(f"dtype: {dtype!r} must be float32 or bfloat16")
+    if variant is not None:
+        raise InputError(f"variant: {variant!r} can't be used, {path} is a single file; leave it out")
+    read = open_file_reader(path, like, dtype, sharding, without, ema)
+    return _load_published(read, read.name)
 
 
 class Reader(NamedTuple):
@@ -112,6 +137,14 @@ class Reader(NamedTuple):
         if named and name not in self.without and not (self.path / name).is_dir():
             log.warning("%s names %s, which is not there", self.path, name)
         return named and name not in self.without and (self.path / name).is_dir()
+
+    def scheduler(self, name: str = "scheduler") -> dict[str, Any]:
+        """A scheduler's config."""
+        return read_json(self.path / name / "scheduler_config.json")
+
+    def tokenizer(self, name: str) -> Path:
+        """The folder of a tokenizer."""
+        return self.path / name
 
 
 def _load_ours(read: Reader) -> LatentDiffusion:
@@ -153,7 +186,7 @@ def _saved_conditions(read: Reader, entries: Any) -> tuple[tuple[Condition, ...]
     return tuple(conditions), params
 
 
-def _load_published(read: Reader, name: str) -> LatentDiffusion:
+def _load_published(read: Reader | SingleReader, name: str) -> LatentDiffusion:
     layout = PIPELINES[name]
     stages = (Autoencoder, VQAutoencoder, TinyAutoencoder)
     autoencoder, autoencoder_params, vae = read.part(layout.autoencoder, *stages)
@@ -166,11 +199,14 @@ def _load_published(read: Reader, name: str) -> LatentDiffusion:
     if type(size) is not int or size < 1:
         raise InputError(f"{layout.denoiser}.sample_size: {size!r} must be a side of latents")
     extra = denoiser.config.in_channels - channels
-    if extra and name != "LDMSuperResolutionPipeline":
+    more = {"image": (config.image_channels,), "noised": (config.image_channels,), "mask": (0, 1 + channels)}
+    if extra not in more.get(layout.joined or "", (0,)):
+        accepted = " or ".join(str(channels + one) for one in more.get(layout.joined or "", (0,)))
         raise InputError(
-            f"{layout.denoiser}.in_channels: {denoiser.config.in_channels} must be the latents' {channels}"
+            f"{layout.denoiser}.in_channels: {denoiser.config.in_channels} must be {accepted}, as this pipeline has "
+            f"{channels} channels of latents"
         )
-    scheduler = Scheduler(json.dumps(read_json(read.path / "scheduler" / "scheduler_config.json")))
+    scheduler = Scheduler(json.dumps(read.scheduler()))
     return LatentDiffusion(
         autoencoder=autoencoder,
         autoencoder_params=autoencoder_params,
@@ -187,7 +223,7 @@ def _load_published(read: Reader, name: str) -> LatentDiffusion:
     )
 
 
-def _conditions(read: Reader, layout: Layout, denoiser: Any, extra: int) -> tuple[Condition, ...]:
+def _conditions(read: Reader | SingleReader, layout: Layout, denoiser: Any, extra: int) -> tuple[Condition, ...]:
     """What a published pipeline's denoiser is told; extra: channels joined to z."""
     found: list[Condition] = []
     if layout.encoders:
@@ -198,9 +234,24 @@ def _conditions(read: Reader, layout: Layout, denoiser: Any, extra: int) -> tupl
         names = read.index.get("id2label")
         names = {int(k): str(v) for k, v in names.items() if k.isdigit()} if isinstance(names, dict) else {}
         found.append(LabelCondition(tuple(names.get(i, str(i)) for i in range(classes))))
-    if extra:
-        found.append(GivenImage(extra))
+    if layout.joined == "noised":
+        found.append(_noised(read, extra))
+    elif extra:
+        found.append(MaskedLatents(extra) if layout.joined == "mask" else GivenImage(extra))
     return tuple(found)
+
+
+def _noised(read: Reader | SingleReader, channels: int) -> NoisedImage:
+    """The upscaler's small image, with noise by its own scheduler."""
+    record = read.scheduler(LOW_RES)
+    schedule = from_diffusers_scheduler(record, 1).schedule
+    if not isinstance(schedule, DiscreteBetas):
+        raise InputError(f"{LOW_RES}: {record.get('_class_name')!r} must be a scheduler with a table of betas")
+    alphas = np.exp(schedule.log_alphas()[1:])
+    most = read.index.get("max_noise_level", 350)
+    if type(most) is not int or not 0 <= most < len(alphas):
+        raise InputError(f"max_noise_level: {most!r} must be a level of {LOW_RES}, 0 to {len(alphas) - 1}")
+    return NoisedImage(channels, alphas=alphas, most=most, record=record)
 
 
 def _statistics(vae: dict[str, Any], channels: int, layout: Layout, where: str) -> tuple[np.ndarray, np.ndarray]:
@@ -222,14 +273,17 @@ def _statistics(vae: dict[str, Any], channels: int, layout: Layout, where: str) 
     return np.full(channels, float(shift)), np.full(channels, 1.0 / scale)
 
 
-def _text(read: Reader, layout: Layout, context_dim: int) -> TextConditioner:
+def _text(read: Reader | SingleReader, layout: Layout, context_dim: int) -> TextConditioner:
     encoders = {}
     for part, tokenizer in layout.encoders:
         if part == "text_encoder_3" and not read.has(part):
             continue
         module, params, _ = read.part(part, T5Encoder if part == "text_encoder_3" else TextEncoder)
-        folder = read.path / tokenizer
+        folder = read.tokenizer(tokenizer)
         files = {name: (folder / name).read_bytes() for name in SETTINGS if (folder / name).is_file()}
         encoders[part] = Encoder(module, params, load_tokenizer(folder), files)
+        tokens, rows = encoders[part].tokenizer.size, module.config.vocabulary
+        if tokens > rows:
+            raise InputError(f"{tokenizer}: it has {tokens} tokens, the embedding of {part} {rows}")
     zero_null = layout.style == "sdxl" and bool(read.index.get("force_zeros_for_empty_prompt", True))
     return TextConditioner(encoders, layout.style, context_dim, zero_null)

@@ -10,35 +10,46 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from ldm_jax.conditions import Condition, in_range, mask_of
-from ldm_jax.diffusion import editing
+from ldm_jax.conditions import Condition, MaskedLatents, NoisedImage, in_range, mask_of
+from ldm_jax.diffusion import editing, samplers
 from ldm_jax.errors import InputError
 from ldm_jax.metrics.rounding import to_uint8
 from ldm_jax.tasks import Edit, Inpaint, Invert
 
 
 class Uses:
-    """The uses of a `LatentDiffusion`; sampling options are those of its `sample`."""
+    """The uses of a `LatentDiffusion`; sampling options are those of its `sample`, which says what they give.
+
+    That is uint8 [n h w c], or with output="latents" float32.
+    """
 
     encode: Callable[..., Array]
     decode: Callable[..., Array]
     sample: Callable[..., Any]
-    _shown: Callable[..., Array]
     autoencoder: Any
     shape: tuple[int, ...]
     conditions: tuple[Condition, ...]
+    _shown: Callable[..., Array]
 
-    def edit(self, key: Array, images: Any, strength: Any = 0.8, **sampling: Any) -> UInt8[np.ndarray, "n h w c"]:
+    def edit(self, key: Array, images: Any, strength: Any = 0.8, **sampling: Any) -> Any:
         """Image to image: `strength` of the way to noise and back (SDEdit), towards labels or prompts.
 
         images: [n h w c], uint8 or in [-1, 1]. strength 0 is the reconstruction, 1 what sampling from noise gives.
         """
-        if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0.0 <= strength <= 1.0:
-            raise InputError(f"strength: {strength} must be between 0 and 1")
+        _check_strength(strength)
         z = self.encode(images)
         if strength == 0:
             return np.asarray(self._shown(z))
-        return self.sample(key, num=len(z), task=Edit(float(strength)), arrays={"known": z}, **sampling)
+        task, arrays = Edit(float(strength)), {"known": z}
+        return self.sample(key, num=len(z), task=task, arrays=arrays, **self._size(images), **sampling)
+
+    def _size(self, images: Any) -> dict[str, int]:
+        """height and width, where the images' are not the model's own."""
+        shape = np.shape(images)[1:]
+        return {} if shape == self.shape or len(shape) != 3 else {"height": shape[0], "width": shape[1]}
+
+    def _told_masks(self) -> bool:
+        return any(isinstance(condition, MaskedLatents) for condition in self.conditions)
 
     def inpaint(
         self,
@@ -49,26 +60,46 @@ class Uses:
         paste: bool = False,
         jump: int = 0,
         resample: int = 1,
+        strength: Any = 1.0,
         **sampling: Any,
-    ) -> UInt8[np.ndarray, "n h w c"]:
+    ) -> Any:
         """Paints where `masks` are: bool or 0/1, or uint8 of 0/255, [n h w], [n h w 1] or [h w] for all images.
 
-        What is outside goes through the autoencoder; paste puts the images' own pixels back there. A model that was
-        trained for it is told image and mask; with any other, what is known is put back at every step. jump, resample:
-        RePaint's walk then, 0 and 1 for replacement alone (`ldm_jax.tasks.Inpaint`).
+        What is outside goes through the autoencoder; paste puts the images' own pixels back there. jump, resample:
+        RePaint's walk, 0 and 1 for replacement alone (`ldm_jax.tasks.Inpaint`). strength: as in `edit`, of what is
+        there already; 1 is none of it. Models that were trained for it are told image and mask; with any other what
+        is known is put back at every step, with compat="diffusers" as that library does.
         """
         pixels = in_range("images", images)
         mask = mask_of(masks, pixels.shape)
-        if any("mask" in condition.asks for condition in self.conditions):
-            drawn = self.sample(key, num=len(pixels), image=pixels, mask=mask, **sampling)
-            return pasted(drawn, pixels, mask) if paste else drawn
-        # A latent position is painted where any of its pixels is.
+        _check_strength(strength)
         f = self.autoencoder.config.factor
         n, h, w, _ = mask.shape
-        blocks = mask.reshape(n, h // f, f, w // f, f, 1).max(axis=(2, 4)) if f > 1 else mask
-        arrays = {"known": self.encode(pixels), "mask": jnp.asarray(blocks)}
-        drawn = self.sample(key, num=len(pixels), task=Inpaint(jump, resample), arrays=arrays, **sampling)
-        return pasted(drawn, pixels, mask) if paste else drawn
+        # That of the pixel at the corner, as the published models were trained.
+        corners = mask[:, ::f, ::f]
+        known = self.encode(pixels) if strength < 1.0 or not self._told_masks() else None
+        first = sampling.get("first", 0)
+        way: dict[str, Any] = {"task": Edit(float(strength)), "arrays": {"known": known}} if 0 < strength < 1 else {}
+        if strength == 0:
+            drawn = np.asarray(to_uint8(self.decode(known)))
+        elif any("mask" in condition.asks for condition in self.conditions):
+            told = {"image": np.roll(pixels, first, axis=0), "mask": np.roll(mask, first, axis=0)}
+            drawn = self.sample(key, num=n, **told, **way, **sampling)
+        elif self._told_masks():
+            masked = np.concatenate([corners, np.asarray(self.encode(pixels * (1.0 - mask)))], axis=-1)
+            # What conditions are given goes round from the first image's number on, and these belong to this call's.
+            masked = np.roll(masked, first, axis=0)
+            drawn = self.sample(key, num=n, masked=masked, **way, **sampling)
+        else:
+            held = sampling.get("compat") == "diffusers"
+            # A latent position is painted where any of its pixels is.
+            blocks = corners if held else mask.reshape(n, h // f, f, w // f, f, 1).max(axis=(2, 4))
+            task = Inpaint(jump, resample, float(strength), held)
+            arrays = {"known": known, "mask": jnp.asarray(blocks)}
+            drawn = self.sample(key, num=n, task=task, arrays=arrays, **self._size(pixels), **sampling)
+        if not paste:
+            return drawn
+        return np.where(mask > 0, drawn, np.asarray(to_uint8(jnp.asarray(pixels))))
 
     def invert(self, images: Any, refine: int = 3, **sampling: Any) -> Float[np.ndarray, "n ... c"]:
         """The initial noise [n *space c] from which `sample(latents=..., sampler="ddim")` leads back to the images.
@@ -91,11 +122,24 @@ class Uses:
         between = editing.slerp(first, last, jnp.linspace(0.0, 1.0, num))
         return self.sample(key, num=num, latents=np.asarray(between), **sampling)
 
-    def upscale(self, key: Array, images: Any, **sampling: Any) -> UInt8[np.ndarray, "n h w c"]:
-        """Enlarges images with a model that was trained for it; its own condition says how large they must be."""
-        return self.sample(key, num=len(images), image=images, **sampling)
+    def upscale(self, key: Array, images: Any, **sampling: Any) -> Any:
+        """Enlarges images with a model that was trained for it; its own condition says how large they must be.
+
+        A published upscaler that adds noise to them takes `noise_level` too (20 where None), and needs no prompts.
+        """
+        image, first = in_range("images", images), sampling.get("first", 0)
+        if any(isinstance(one, NoisedImage) for one in self.conditions):
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(len(image)))
+            noise = np.asarray(samplers.normal(keys, jnp.asarray(image), NOISED))
+            noise = sampling.get("image_noise", noise)
+            sampling = {"prompts": [""], **sampling, "image_noise": np.roll(noise, first, axis=0)}
+        return self.sample(key, num=len(image), image=np.roll(image, first, axis=0), **sampling)
 
 
-def pasted(drawn: UInt8[np.ndarray, "n h w c"], pixels: Any, mask: Any) -> UInt8[np.ndarray, "n h w c"]:
-    """What was drawn where mask [n h w 1] is 1, the images' own pixels [n h w c] in [-1, 1] elsewhere."""
-    return np.where(mask > 0, drawn, np.asarray(to_uint8(jnp.asarray(pixels))))
+NOISED = 2**31 - 3
+"""Apart from the folds of the latents' noise: that on a small image."""
+
+
+def _check_strength(strength: Any) -> None:
+    if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0.0 <= strength <= 1.0:
+        raise InputError(f"strength: {strength} must be between 0 and 1")

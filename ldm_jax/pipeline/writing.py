@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ldm_jax.conditions import Condition, SavedCondition, WithFiles
+from ldm_jax.conditions import Condition, NoisedImage, SavedCondition, WithFiles
 from ldm_jax.errors import InputError
-from ldm_jax.pipeline.layouts import DENOISER_FOLDERS, PIPELINES, Layout
+from ldm_jax.pipeline.layouts import DENOISER_FOLDERS, LOW_RES, PIPELINES, Layout
 from ldm_jax.pretrained.parts import read_json, save_part
 from ldm_jax.pretrained.writing import write_bytes, write_json
 from ldm_jax.serialization import to_tree
@@ -75,8 +75,14 @@ def _save_published(model: LatentDiffusion, path: Path, name: str) -> dict[str, 
     write_json(path / "scheduler" / "scheduler_config.json", model.scheduler.record)
     index["scheduler"] = ["diffusers", model.scheduler.record["_class_name"]]
     index |= _save_text(model, path, layout, part)
-    if name == "StableDiffusionPipeline":
-        index |= {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
+    index |= {part: [None, None] for part in layout.left_out}
+    if "safety_checker" in layout.left_out and layout.joined != "noised":
+        index["requires_safety_checker"] = False
+    noised = model.condition(NoisedImage)
+    if noised is not None:
+        (path / LOW_RES).mkdir(exist_ok=True)
+        write_json(path / LOW_RES / "scheduler_config.json", noised.record)
+        index |= {LOW_RES: ["diffusers", noised.record["_class_name"]], "max_noise_level": noised.most}
     if model.class_names:
         index["id2label"] = {str(i): label for i, label in enumerate(model.class_names)}
     return index

@@ -69,11 +69,13 @@ PASSED_OVER = ("safety_checker", "image_encoder")
 """Parts of a pipeline's folder that drawing images doesn't need; they are left out."""
 
 
-def open_any(src: str | Path, variant: str | None = None, heads: int | None = None) -> dict[str, Opened]:
+def open_any(
+    src: str | Path, variant: str | None = None, heads: int | None = None, ema: bool = True
+) -> dict[str, Opened]:
     """The networks of a component folder (part ""), a pipeline folder or a single file."""
     src = Path(src)
     if src.is_file():
-        return open_single(src, heads)
+        return open_single(src, heads, ema)
     if (src / "config.json").is_file():
         return {"": open_part(src, variant)}
     index = read_json(src / "model_index.json")
@@ -99,6 +101,7 @@ def convert(
     variant: str | None = None,
     ignore: Sequence[str] = (),
     heads: int | None = None,
+    ema: bool = True,
     every: bool = True,
     echo: Callable[[str], None] = print,
 ) -> Report:
@@ -107,12 +110,12 @@ def convert(
     layout: "published" writes diffusers' and transformers' folders, "original" the single file of a DiT, SiT or
     LightningDiT. dtype: of the tensors written; None keeps each one's own. ignore: patterns, as in a shell, of tensors
     that may be left over or missing; any other is an InputError, after the table and before anything is written.
-    every: False for a table of those tensors alone that weren't mapped.
+    ema: the averages of a single file that holds both. every: False for a table of tensors that weren't mapped.
     """
     src, dst = Path(src), Path(dst)
     if dst.exists() and (dst.is_file() or any(dst.iterdir())):
         raise InputError(f"dst: {dst} exists; name a folder that is new or empty")
-    parts = open_any(src, variant, heads)
+    parts = open_any(src, variant, heads, ema)
     found = report(parts)
     (opened,) = parts.values() if len(parts) == 1 else (None,)
     if layout == "original" and (opened is None or not isinstance(opened.module, DiT)):
@@ -138,7 +141,7 @@ def convert(
 
 
 SMALL = ("scheduler_config.json", "vocab.json", "merges.txt", "vocab.txt", "special_tokens_map.json")
-SETTINGS = (*SMALL, "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
+SETTINGS = (*SMALL, "added_tokens.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
 
 
 def _copy_settings(src: Path, dst: Path, parts: dict[str, Opened]) -> None:

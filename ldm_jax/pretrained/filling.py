@@ -51,10 +51,14 @@ def compare(tensors: Tensors, wanted: Mapping[str, Source], derived: Sequence[st
 
 def refuse(match: Match, ignore: Sequence[str], where: str) -> None:
     """InputError for what is left over or missing, unless a pattern of `ignore` (as in a shell) names it."""
+    said = []
     for what, names in (("lacks", match.missing), ("has besides", match.left_over)):
         names = sorted(name for name in names if not any(fnmatch.fnmatchcase(name, p) for p in ignore))
         if names:
-            raise InputError(f"model: {where} {what} {len(names)} tensors, {names[0]} first")
+            said.append(f"{what} {len(names)} tensors, {names[0]} first")
+    if said:
+        # Both, for the one is often the other under a name that isn't known.
+        raise InputError(f"model: {where} {' and '.join(said)}")
 
 
 def check(tensors: Tensors, wanted: Mapping[str, Source], where: str) -> None:

@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from ldm_jax.errors import InputError
 from ldm_jax.pretrained.legacy import open_pickle
-from ldm_jax.pretrained.tensors import Safetensors, Shards, Tensors
+from ldm_jax.pretrained.tensors import Renamed, Safetensors, Shards, Tensors
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
+POINTERS = {b"version https://git-lfs": "Git LFS", b"/annex/objects/": "git-annex"}
+"""How files begin that stand for another, which was not fetched."""
+
+
 def open_file(path: Path) -> Tensors:
-    """The tensors of one file: safetensors, an index of shards, or a pickle through the restricted reader."""
+    """The tensors of one file: safetensors, an index of shards, or a pickle through the restricted reader.
+
+    Prefixes that torch.compile and DistributedDataParallel put before names are taken off.
+    """
+    tensors = _open(path)
+    names = {name: re.sub(r"(^|\.)_orig_mod\.", r"\1", name) for name in tensors.info}
+    if names and all(name.startswith("module.") for name in names.values()):
+        names = {old: new.removeprefix("module.") for old, new in names.items()}
+    if all(old == new for old, new in names.items()):
+        return tensors
+    if len(set(names.values())) != len(names):
+        raise InputError(f"model: {path} holds tensors with and without the prefix _orig_mod. of torch.compile")
+    return Renamed(tensors, {new: old for old, new in names.items()})
+
+
+def _open(path: Path) -> Tensors:
     if not path.is_file():
         raise InputError(f"model: {path} is not a file")
+    with path.open("rb") as file:
+        start = file.read(32)
+    for mark, program in POINTERS.items():
+        if start.startswith(mark):
+            raise InputError(
+                f"model: {path} is a pointer of {program}, the file itself was not fetched; fetch it first"
+            )
     if path.suffix == ".safetensors":
         return Safetensors(path)
     if path.suffix == ".json":
-        return Shards(path, open_file)
+        return Shards(path, _open)
     if path.suffix in PICKLES:
         return open_pickle(path)
     raise InputError(f"model: {path} must end in .safetensors, .safetensors.index.json, {', '.join(PICKLES)}")

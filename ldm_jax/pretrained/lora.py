@@ -21,10 +21,10 @@ from jaxtyping import Array
 
 from ldm_jax.errors import InputError
 from ldm_jax.models import UNet, UNetConfig
-from ldm_jax.pretrained.folders import open_file
+from ldm_jax.pretrained.lora_names import DENOISERS, LoraFile, named, open_lora
 from ldm_jax.pretrained.names import Numbers, Source, flat_shapes, sources
 from ldm_jax.pretrained.tables import compvis, format_of
-from ldm_jax.pretrained.tensors import Info, Tensors, read
+from ldm_jax.pretrained.tensors import Info, read
 from ldm_jax.pretrained.writing import write_safetensors
 
 
@@ -37,10 +37,8 @@ class Adapter(NamedTuple):
 
 Adapters = dict[str, Adapter]
 
-DOWN = (".lora_A.weight", ".lora_down.weight", ".lora.down.weight", "_lora.down.weight", ".lora_A.default.weight")
-UP = (".lora_B.weight", ".lora_up.weight", ".lora.up.weight", "_lora.up.weight", ".lora_B.default.weight")
-PREFIXES = ("base_model.model.", "unet.", "transformer.", "text_encoder_2.", "text_encoder.", "text_encoder_3.")
-KOHYA = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lora_transformer_")
+DOWN, UP = (".lora_A.weight", ".lora_down.weight"), (".lora_B.weight", ".lora_up.weight")
+"""What diffusers and kohya call the halves, where we write them."""
 
 
 def init_lora(
@@ -94,20 +92,11 @@ def _places(module: nn.Module) -> dict[str, tuple[str, int, int]]:
                 continue
             for i, name in enumerate(source.names):
                 bare = name.removesuffix(".weight")
-                for spelling in (bare, bare.replace(".", "_")):
-                    places[spelling] = path, 0 if source.copies else i, 1 if source.copies else len(source.names)
+                # transformers 5 names CLIP's layers without the prefix.
+                for name in {bare, bare.removeprefix("text_model.")}:
+                    for spelling in (name, name.replace(".", "_")):
+                        places[spelling] = path, 0 if source.copies else i, 1 if source.copies else len(source.names)
     return places
-
-
-def _module_name(name: str) -> str:
-    """The published module that a LoRA tensor belongs to."""
-    for prefix in (*KOHYA, *PREFIXES):
-        if name.startswith(prefix):
-            name = name.removeprefix(prefix)
-            break
-    # Diffusers before 0.21 hung LoRA on attention processors.
-    name = re.sub(r"\.processor\.(to_[qkv])$", r".\1", name)
-    return re.sub(r"\.processor\.to_out$", ".to_out.0", name)
 
 
 def _to_ours(array: np.ndarray) -> np.ndarray:
@@ -123,26 +112,62 @@ def load_lora(path: str | Path, module: nn.Module, prefix: str = "") -> Adapters
     prefix: of the names to take, where a file holds several networks, such as "unet." or "lora_te_"; others are left.
     InputError where a tensor belongs to nothing of the network.
     """
-    tensors: Tensors = open_file(Path(path))
-    names = [name for name in tensors.info if name.startswith(prefix)]
+    file = open_lora(path)
+    names = [name for name in file.tensors.info if name.startswith(prefix)]
     if not names:
-        raise InputError(f"lora: {path} has no tensors that begin with {prefix!r}")
-    places, shapes = _places(module), flat_shapes(module)
-    halves: dict[str, dict[str, str]] = {}
+        raise InputError(f"lora: {file.path} has no tensors that begin with {prefix!r}")
+    halves: Halves = {}
+    for part, own in _halves(file, names).items():
+        halves |= {(part or "", owner): half for owner, half in own.items()}
+    return _adapters(file, module, halves)
+
+
+def load_loras(path: str | Path, modules: Mapping[str, nn.Module]) -> dict[str, Adapters]:
+    """The adapters of a file for all networks of a pipeline, by the names of their folders.
+
+    modules: the denoiser as "unet" or "transformer" and the text encoders. InputError where the file has any for a
+    network that is not among them, or belongs to another architecture.
+    """
+    file = open_lora(path)
+    denoiser = next((part for part in DENOISERS if part in modules), None)
+    found: dict[str, Halves] = {}
+    for part, own in _halves(file, list(file.tensors.info)).items():
+        # Names alone don't tell a UNet from a transformer: kohya writes lora_unet_ for both, PEFT nothing.
+        target = denoiser if part in (None, *DENOISERS) else part
+        if target not in modules:
+            raise InputError(f"lora: {file.path} is for {part or 'a denoiser'}, which this model lacks")
+        found.setdefault(target, {}).update({(part or "", owner): half for owner, half in own.items()})
+    if not found:
+        raise InputError(f"lora: {file.path} is empty")
+    return {target: _adapters(file, modules[target], halves) for target, halves in found.items()}
+
+
+Halves = dict[tuple[str, str], dict[str, str]]
+"""By part and published module, the names of the tensors down, up and alpha."""
+
+
+def _halves(file: LoraFile, names: list[str]) -> dict[str | None, dict[str, dict[str, str]]]:
+    parts: dict[str | None, dict[str, dict[str, str]]] = {}
     for name in names:
-        for kind, endings in (("down", DOWN), ("up", UP), ("alpha", (".alpha",))):
-            ending = next((e for e in endings if name.endswith(e)), None)
-            if ending is not None:
-                halves.setdefault(_module_name(name.removesuffix(ending)), {})[kind] = name
-                break
-        else:
-            raise InputError(f"lora: {path} has {name}, which is no LoRA tensor that is known")
+        said = named(name)
+        if said is None:
+            raise InputError(f"lora: {file.path} has {name}, which is no LoRA tensor that is known")
+        half = parts.setdefault(said.part, {}).setdefault(said.owner, {})
+        if said.half in half:
+            raise InputError(f"lora: {file.path} has two LoRAs of {said.owner}, {half[said.half]} and {name}")
+        half[said.half] = name
+    return parts
+
+
+def _adapters(file: LoraFile, module: nn.Module, halves: Halves) -> Adapters:
+    """The adapters of one network."""
+    tensors, places, shapes = file.tensors, _places(module), flat_shapes(module)
     joined: dict[str, dict[int, Adapter]] = {}
     counts: dict[str, int] = {}
-    for owner, half in halves.items():
+    for (part, owner), half in halves.items():
         if owner not in places or "down" not in half or "up" not in half:
             what = "half a LoRA of" if owner in places else "a LoRA of the unknown layer"
-            raise InputError(f"lora: {path} has {what} {owner}")
+            raise InputError(f"lora: {file.path} has {what} {owner}")
         place, i, n = places[owner]
         down, up = _to_ours(read(tensors, half["down"])), _to_ours(read(tensors, half["up"]))
         rank, shape = down.shape[-1], shapes[place]
@@ -153,9 +178,11 @@ def load_lora(path: str | Path, module: nn.Module, prefix: str = "") -> Adapters
             raise InputError(
                 f"lora: {half['down']} has shape {tensors.info[half['down']].shape}, {owner} needs another"
             )
+        if i in joined.get(place, {}):
+            raise InputError(f"lora: {file.path} has two LoRAs of {owner}, under different names")
         down = down.reshape(*shape[:-1], rank)
-        alpha = float(read(tensors, half["alpha"])) if "alpha" in half else float(rank)
-        joined.setdefault(place, {})[i] = Adapter(down, up * np.float32(alpha / rank))
+        alpha = float(read(tensors, half["alpha"]).reshape(())) if "alpha" in half else None
+        joined.setdefault(place, {})[i] = Adapter(down, up * np.float32(file.scale(part, owner, rank, alpha)))
         counts[place] = n
     return {place: _join(parts, counts[place], shapes[place][-1]) for place, parts in joined.items()}
 

@@ -59,6 +59,17 @@ class _Inert:
     def __setstate__(self, state: Any) -> None:
         pass
 
+    def append(self, item: Any) -> None:
+        """Nothing, as for whatever a pickle puts into a list, a set or a dictionary of such a kind."""
+
+    def extend(self, items: Any) -> None:
+        """See `append`."""
+
+    add = append
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
 
 class _Script:
     """A module of a TorchScript archive: its attributes, of which tensors and modules are looked at; no code."""
@@ -104,8 +115,36 @@ def _ordered(*args: Any) -> dict[Any, Any]:
     return collections.OrderedDict(*args)
 
 
+def _default(factory: Any = None, *args: Any) -> dict[Any, Any]:
+    # What it would make of a missing key is never asked.
+    return dict(*args)
+
+
+SETTINGS = (
+    *(("numpy", name) for name in ("dtype", "float64", "float32", "float16", "int64", "int32", "bool_")),
+    *((f"numpy.{core}.multiarray", "scalar") for core in ("core", "_core")),
+    *((module, name) for module in ("builtins", "__builtin__") for name in ("set", "frozenset", "complex")),
+    *(
+        (module, name)
+        for module in ("builtins", "__builtin__")
+        for name in ("int", "float", "str", "list", "dict", "bool")
+    ),
+    *(("torch", name) for name in ("Size", "device", "dtype")),
+    *(("torch", name) for name in ("float16", "bfloat16", "float32", "float64", "half", "float", "double")),
+    *(("torch", name) for name in ("int8", "int16", "int32", "int64", "uint8", "bool", "long", "int", "short")),
+    ("_codecs", "encode"),
+    ("pathlib", "PosixPath"),
+    ("pathlib", "WindowsPath"),
+    ("datetime", "datetime"),
+    ("datetime", "timedelta"),
+)
+"""Names of values that training code keeps beside the tensors: numbers, sets, types. They become objects that do
+nothing, too; what they name is not imported, so nothing that a pickle passes to them runs."""
+
 ALLOWED: dict[tuple[str, str], Any] = {
+    **dict.fromkeys(SETTINGS, _Inert),
     ("collections", "OrderedDict"): _ordered,
+    ("collections", "defaultdict"): _default,
     ("torch._utils", "_rebuild_tensor"): _rebuild,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
     ("torch._utils", "_rebuild_parameter"): _parameter,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,8 @@ from ldm_jax.pretrained.tables.transformers import original_config, original_tab
 from ldm_jax.pretrained.tables.unet import PublishedUNetConfig
 from ldm_jax.pretrained.tensors import Info, Renamed, Tensors
 from ldm_jax.pretrained.writing import write_safetensors
+
+log = logging.getLogger("ldm_jax")
 
 
 class Section(NamedTuple):
@@ -144,6 +147,14 @@ SECTIONS = (
         lambda config: T5_DERIVED,
     ),
 )
+BARE = (
+    SECTIONS[0]._replace(prefix=""),
+    SECTIONS[1]._replace(prefix=""),
+    SECTIONS[2]._replace(
+        prefix="", fits=lambda info: {"encoder.conv_in.weight", "decoder.conv_in.weight"} <= info.keys()
+    ),
+)
+"""One network alone under the same names: a UNet, an MMDiT, a first stage (vae-ft-mse, sdxl_vae, kl-f8)."""
 DERIVED = (
     r"model_ema\..*",
     r"(sqrt_|posterior_|log_)?(one_minus_|recip_|recipm1_|mean_|variance|log_)*"
@@ -161,14 +172,45 @@ def _strip(tensors: Tensors, prefix: str) -> Tensors:
     return Renamed(tensors, names)
 
 
-def open_single(path: str | Path, heads: int | None = None) -> dict[str, Opened]:
+AVERAGED = "model_ema."
+"""LDM's averages, whose names are those of the weights without their dots."""
+
+
+def _chosen(tensors: Tensors, ema: bool, path: Path) -> Tensors:
+    """The weights that are wanted, where a file holds those in training and their averages; one line says which."""
+    names = tensors.info
+    averages = {name: AVERAGED + name.removeprefix("model.").replace(".", "") for name in names}
+    averages = {name: average for name, average in averages.items() if name.startswith("model.") and average in names}
+    if averages:
+        _say(path, ema)
+        lacking = [name for name in names if name.startswith("model.diffusion_model.") and name not in averages]
+        if lacking and ema:
+            raise InputError(f"model: {path} has no average of {lacking[0]}, but of others; ema must be False")
+        return Renamed(tensors, {name: averages.get(name, name) for name in names}) if ema else tensors
+    inside = [wrapper for wrapper in ("ema.", "model.") if any(name.startswith(wrapper) for name in names)]
+    if inside == ["ema.", "model."] and not any(name.startswith("model.diffusion_model.") for name in names):
+        _say(path, ema)
+        return _strip(tensors, "ema." if ema else "model.")
+    return tensors
+
+
+def _say(path: Path, ema: bool) -> None:
+    which, other = ("averages", "the weights in training") if ema else ("the weights in training", "averages")
+    log.warning("%s holds %s, too: %s are taken (ema=%s)", path, other, which, ema)
+
+
+def open_single(path: str | Path, heads: int | None = None, ema: bool = True) -> dict[str, Opened]:
     """The networks in one file, by the name of the folder that diffusers would have them in; nothing is read yet.
 
-    heads: attention heads of a DiT whose width is not one of the published ones.
+    heads: attention heads of a DiT whose width is not one of the published ones. ema: averages where the file holds
+    them beside the weights in training, those otherwise.
     """
     path = Path(path)
     tensors = open_file(path)
-    for wrapper in ("state_dict.", "ema.", "model.module.", "module."):
+    for wrapper in ("state_dict.", "", "ema.", "model.module.", "module."):
+        if not wrapper:
+            tensors = _chosen(tensors, ema, path)
+            continue
         inside = any(name.startswith(wrapper) for name in tensors.info)
         if inside and not any(name.startswith("model.diffusion_model.") for name in tensors.info):
             tensors = _strip(tensors, wrapper)
@@ -178,6 +220,10 @@ def open_single(path: str | Path, heads: int | None = None) -> dict[str, Opened]
         wanted = sources(module, original_table(config), Numbers(patch=config.patch))
         return {"transformer": Opened(module, tensors, wanted, ORIGINAL_DERIVED, str(path))}
     parts: dict[str, Opened] = {}
+    for section in BARE:
+        if section.fits(tensors.info):
+            opened = open_section(section, tensors, str(path))
+            return {section.part: opened._replace(derived=(*opened.derived, *DERIVED))}
     for section in SECTIONS:
         own = _strip(tensors, section.prefix)
         if section.fits(own.info):
@@ -203,9 +249,10 @@ def load_single(
     sharding: Any = None,
     ignore: Sequence[str] = (),
     heads: int | None = None,
+    ema: bool = True,
 ) -> dict[str, tuple[nn.Module, Any]]:
-    """{part: (module, params)} of a single-file checkpoint; see `load_part` for the keywords."""
-    opened = open_single(path, heads)
+    """{part: (module, params)} of a single-file checkpoint; see `load_part` and `open_single` for the keywords."""
+    opened = open_single(path, heads, ema)
     return {part: (one.module, read_params(one, dtype, sharding, ignore)) for part, one in opened.items()}
 
 

@@ -191,6 +191,7 @@ class Renamed:
         """names: each new name and the old one that it stands for."""
         self._tensors, self._names = tensors, dict(names)
         self.info = {new: tensors.info[old] for new, old in self._names.items()}
+        self.metadata: Mapping[str, Any] = getattr(tensors, "metadata", {})
 
     def chunks(self, name: str) -> Iterator[tuple[slice, np.ndarray]]:
         """See `Tensors`."""

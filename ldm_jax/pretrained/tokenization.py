@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
-from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Pipeline
 
 from ldm_jax.errors import InputError
@@ -45,11 +46,27 @@ class Tokenizer:
         pipeline.no_padding()
         pipeline.no_truncation()
         self._pipeline, self.length, self.pad_id = pipeline, length, pad_id
+        added = sorted(token.content for token in pipeline.get_added_tokens_decoder().values())
+        # A word of several vectors is written as its first token, as diffusers has it.
+        self._several = {token: _row(token, added) for token in added if f"{token}_1" in added}
 
     @property
     def size(self) -> int:
         """How many ids there are."""
         return self._pipeline.get_vocab_size()
+
+    def id_of(self, token: str) -> int | None:
+        """A token's id; None where there is none of that name."""
+        return self._pipeline.token_to_id(token)
+
+    def with_tokens(self, tokens: Sequence[str]) -> Tokenizer:
+        """The same with new tokens, whose ids follow the others; InputError where one is there already."""
+        pipeline, pad = Pipeline.from_str(self._pipeline.to_str()), self._pipeline.id_to_token(self.pad_id)
+        for token in tokens:
+            if pipeline.token_to_id(token) is not None:
+                raise InputError(f"token: {token!r} is a token of this model already; name another")
+        add_tokens(pipeline, [(self.size + i, AddedToken(token)) for i, token in enumerate(tokens)])
+        return Tokenizer(pipeline, self.length, pad)
 
     def cut(self, length: int) -> Tokenizer:
         """The same for texts of at most `length` tokens."""
@@ -63,6 +80,8 @@ class Tokenizer:
         pad: fill all up to `length`, as diffusers' pipelines do; False: to the longest of the batch.
         """
         length = self.length if length is None else length
+        for token, row in self._several.items():
+            texts = [re.sub(rf"{re.escape(token)}(?!_\d)", lambda _, row=row: row, text, flags=re.I) for text in texts]
         self._pipeline.enable_truncation(length)
         encodings = self._pipeline.encode_batch(list(texts))
         self._pipeline.no_truncation()
@@ -81,6 +100,45 @@ class Tokenizer:
             ids[i, : len(row)] = row
             mask[i, : len(row)] = True
         return TokenIds(ids, mask)
+
+
+def _row(token: str, added: Sequence[str]) -> str:
+    """A token and those that follow it: <x> <x>_1 <x>_2."""
+    row = [token]
+    while f"{token}_{len(row)}" in added:
+        row.append(f"{token}_{len(row)}")
+    return " ".join(row)
+
+
+def add_tokens(pipeline: Pipeline, tokens: Iterable[tuple[int, AddedToken]]) -> None:
+    """Adds tokens under the ids that they must have; InputError where that can't be."""
+    for number, token in sorted(tokens, key=lambda pair: pair[0]):
+        if pipeline.token_to_id(token.content) is None:
+            (pipeline.add_special_tokens if token.special else pipeline.add_tokens)([token])
+        found = pipeline.token_to_id(token.content)
+        if found != number:
+            raise InputError(
+                f"tokenizer: the added token {token.content!r} has id {number} in its files, but {found} here"
+            )
+
+
+def _added(folder: Path, settings: dict[str, Any]) -> list[tuple[int, AddedToken]]:
+    """The tokens that a folder's files add to its vocabulary, with their ids."""
+    found: dict[int, AddedToken] = {}
+    if (folder / "added_tokens.json").is_file():
+        for content, number in read_json(folder / "added_tokens.json").items():
+            if type(number) is not int:
+                raise InputError(f"tokenizer: {folder}/added_tokens.json: {content!r} must have a number")
+            found[number] = AddedToken(content)
+    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    decoder = settings.get("added_tokens_decoder")
+    for number, entry in decoder.items() if isinstance(decoder, dict) else ():
+        if not number.isdigit() or not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
+            raise InputError(f"tokenizer: {folder}/tokenizer_config.json: added_tokens_decoder {number!r} is no token")
+        found[int(number)] = AddedToken(
+            entry["content"], **{flag: bool(entry[flag]) for flag in flags if flag in entry}
+        )
+    return list(found.items())
 
 
 def _content(value: Any, default: str) -> str:
@@ -109,6 +167,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
             raise InputError(
                 f"tokenizer: {folder} has neither tokenizer.json nor vocab.json and merges.txt nor vocab.txt"
             )
+        add_tokens(pipeline, _added(folder, settings))
     except InputError:
         raise
     except Exception as error:  # the tokenizers library raises bare Exceptions

@@ -1,9 +1,12 @@
 """Published pipelines trained on: what is not trained stays bit for bit, the result is of the same kind."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -150,3 +153,27 @@ def test_what_cannot_be_trained_on_is_one_line(folders, pictures, trained, tmp_p
         assert err.count("\n") == 1
         assert re.search(message, err), err
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["whole", "attention", "lora"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_diffusers_opens_what_is_written(kind, what, folders, pictures, tmp_path, capsys):
+    """It draws the same image from the same noise; needs LDM_JAX_TORCH_PYTHON, a Python with diffusers and peft."""
+    python = os.environ.get("LDM_JAX_TORCH_PYTHON")
+    if not python:
+        pytest.skip("LDM_JAX_TORCH_PYTHON is not set")
+    more = {"whole": (), "attention": ("--stages.denoiser.trains", "attention"), "lora": ("--adapter.rank", "4")}[what]
+    assert train(folders[kind], pictures, tmp_path, *more) == 0, capsys.readouterr().err
+    folder, files = (tmp_path / "model", []) if what != "lora" else (folders[kind], [tmp_path / "adapter"])
+    model = ldm_jax.load(folder)
+    for file in files:
+        model = model.load_lora(file)
+    latents = model.sample(jax.random.key(0), output="latents", **pipelines.arguments(kind))
+    np.savez(tmp_path / "drawn.npz", image=np.asarray(model.decode(latents)) / 2 + 0.5)
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("XLA", "JAX"))}
+    script = [python, pipelines.ROOM / "finetuned.py", "check", kind, folder, tmp_path / "drawn.npz", *files]
+    done = subprocess.run(list(map(str, script)), env=clean, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    with capsys.disabled():
+        print(f"\n{what}: {done.stdout.strip()}")

@@ -8,6 +8,7 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -16,14 +17,17 @@ ROOM = Path(__file__).parent.parent / "reference"
 
 
 @functools.cache
-def script() -> Any:
-    """The script that made the references; its own imports lie beside it."""
+def script(name: str = "pipelines") -> Any:
+    """A script that made references; its own imports lie beside it."""
     sys.path.insert(0, str(ROOM))
     try:
-        spec = importlib.util.spec_from_file_location("reference_pipelines", ROOM / "pipelines.py")
+        spec = importlib.util.spec_from_file_location(f"reference_{name}", ROOM / f"{name}.py")
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        # The scripts import each other by names that modules of the tests have, too.
+        others = {} if name == "pipelines" else {"pipelines": script("pipelines")}
+        with mock.patch.dict(sys.modules, others):
+            spec.loader.exec_module(module)
     finally:
         sys.path.remove(str(ROOM))
     return module
@@ -31,9 +35,12 @@ def script() -> Any:
 
 @functools.cache
 def data() -> dict[str, np.ndarray]:
-    """The references."""
-    with np.load(ROOM / "pipelines.npz", allow_pickle=False) as file:
-        return dict(file)
+    """The references, those of uses.py and finetuned.py too."""
+    found: dict[str, np.ndarray] = {}
+    for name in ("pipelines", "uses", "finetuned"):
+        with np.load(ROOM / f"{name}.npz", allow_pickle=False) as file:
+            found |= dict(file)
+    return found
 
 
 def write(name: str, folder: Path) -> Path:

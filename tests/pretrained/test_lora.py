@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,9 +13,9 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
 
 from ldm_jax.errors import InputError
-from ldm_jax.models import Autoencoder, AutoencoderConfig, Conditioning, apply
+from ldm_jax.models import Autoencoder, AutoencoderConfig, Conditioning, TextEncoder, TextEncoderConfig, apply
 from ldm_jax.pretrained import load_part
-from ldm_jax.pretrained.lora import init_lora, load_lora, merge, save_lora
+from ldm_jax.pretrained.lora import init_lora, load_lora, load_loras, merge, save_lora
 
 LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 OURS = "down0_attention0/block0/attention/query/kernel"
@@ -22,6 +24,11 @@ OURS = "down0_attention0/block0/attention/query/kernel"
 @pytest.fixture(scope="module")
 def unet(tmp_path_factory):
     return load_part(published.write("unet_sd1", tmp_path_factory.mktemp("unet")))
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return TextEncoder(TextEncoderConfig(vocabulary=8, positions=4, width=16, depth=2, heads=2, hidden=16))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +48,10 @@ def halves(rank: int = 3, width: int = 8) -> tuple[np.ndarray, np.ndarray]:
     ("down", "up", "alpha"),
     [
         (f"unet.{LAYER}.lora_A.weight", f"unet.{LAYER}.lora_B.weight", None),
+        (f"unet.{LAYER}.lora_A.default_0.weight", f"unet.{LAYER}.lora_B.default_0.weight", None),
+        (f"base_model.model.{LAYER}.lora_A.mine.weight", f"base_model.model.{LAYER}.lora_B.mine.weight", None),
         (f"{LAYER}.lora.down.weight", f"{LAYER}.lora.up.weight", None),
+        (f"unet.{LAYER}.lora_linear_layer.down.weight", f"unet.{LAYER}.lora_linear_layer.up.weight", None),
         (
             f"unet.{LAYER.removesuffix('.to_q')}.processor.to_q_lora.down.weight",
             f"unet.{LAYER.removesuffix('.to_q')}.processor.to_q_lora.up.weight",
@@ -58,7 +68,7 @@ def halves(rank: int = 3, width: int = 8) -> tuple[np.ndarray, np.ndarray]:
             "lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q.alpha",
         ),
     ],
-    ids=["peft", "diffusers", "processor", "kohya", "kohya-compvis"],
+    ids=["peft", "named", "wrapped", "diffusers", "linear", "processor", "kohya", "kohya-compvis"],
 )
 def test_every_spelling(down, up, alpha, unet, tmp_path):
     """W + (alpha / r) B A, as in the paper, wherever the file is from."""
@@ -74,6 +84,86 @@ def test_every_spelling(down, up, alpha, unet, tmp_path):
         if "/".join(path) == OURS:
             theirs = theirs + 0.5 * (1.5 / 3 if alpha else 1.0) * (b @ a).T
         np.testing.assert_allclose(value, theirs, rtol=1e-6, atol=1e-6)
+
+
+ATTENTION = "encoder.layers.1.self_attn"
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        f"text_encoder.text_model.{ATTENTION}.q_proj.lora_linear_layer.{{}}.weight",
+        f"text_encoder.text_model.{ATTENTION}.to_q_lora.{{}}.weight",
+        f"text_encoder.{ATTENTION}.q_proj.lora.{{}}.weight",
+        f"lora_te_text_model_{ATTENTION.replace('.', '_')}_q_proj.lora_{{}}.weight",
+        f"lora_te1_text_model_{ATTENTION.replace('.', '_')}_q_proj.lora_{{}}.weight",
+    ],
+)
+def test_text_encoders_beside_a_unet(spelling, unet, clip, tmp_path):
+    """One file for both; each network takes its own, with the prefix of text_model and without."""
+    a, b = halves(3, 16)
+    c, d = halves()
+    tensors = {spelling.format("down"): a, spelling.format("up"): b}
+    tensors |= {f"unet.{LAYER}.lora_A.weight": c, f"unet.{LAYER}.lora_B.weight": d}
+    save_file(tensors, tmp_path / "x.safetensors")
+    found = load_loras(tmp_path / "x.safetensors", {"unet": unet[0], "text_encoder": clip})
+    assert {part: list(own) for part, own in found.items()} == {
+        "unet": [OURS],
+        "text_encoder": ["block1/attention/query/kernel"],
+    }
+    (one,) = found["text_encoder"].values()
+    np.testing.assert_allclose(one.down @ one.up, (b @ a).T, rtol=1e-6)
+    with pytest.raises(InputError, match="is for text_encoder, which this model lacks"):
+        load_loras(tmp_path / "x.safetensors", {"unet": unet[0]})
+
+
+CONFIG = {"r": 3, "lora_alpha": 24}
+SAID = {f"unet.{key}": value for key, value in CONFIG.items()}
+
+
+@pytest.mark.parametrize(
+    ("tensor", "metadata", "beside", "scale"),
+    [
+        (None, None, None, 1.0),
+        (None, None, CONFIG, 8.0),
+        (None, SAID, {"r": 3, "lora_alpha": 6}, 8.0),
+        (6.0, SAID, CONFIG, 2.0),
+        (None, CONFIG, None, 8.0),
+        (None, {**SAID, "unet.use_rslora": True}, None, 24 / 3**0.5),
+        (None, {**SAID, "unet.alpha_pattern": {"attn1.to_q": 12}}, None, 4.0),
+        (None, {**SAID, "unet.alpha_pattern": {"attn1.to_k": 12, ".*attn2.*": 3}}, None, 8.0),
+        (None, {"text_encoder.lora_alpha": 9}, CONFIG, 8.0),
+        (None, {"text_encoder.lora_alpha": 9}, None, 1.0),
+    ],
+)
+def test_strength(tensor, metadata, beside, scale, unet, tmp_path):
+    """alpha / r of the first that tells: alpha tensor, the file's metadata, adapter_config.json; else 1."""
+    a, b = halves()
+    tensors = {f"unet.{LAYER}.lora_A.weight": a, f"unet.{LAYER}.lora_B.weight": b}
+    tensors |= {} if tensor is None else {f"unet.{LAYER}.alpha": np.array(tensor, np.float32)}
+    text = {} if metadata is None else {"lora_adapter_metadata": json.dumps(metadata)}
+    save_file(tensors, tmp_path / "adapter_model.safetensors", text)
+    if beside is not None:
+        (tmp_path / "adapter_config.json").write_text(json.dumps(beside))
+    # A folder of PEFT is its file.
+    (one,) = load_lora(tmp_path, unet[0]).values()
+    np.testing.assert_allclose(one.down @ one.up, scale * (b @ a).T, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lora_alpha": "8"}, "alpha '8' must be a number"),
+        ({"lora_alpha": 8, "alpha_pattern": ["x"]}, "must be an object"),
+        ({"lora_alpha": 8, "use_dora": True}, "is a DoRA"),
+    ],
+)
+def test_settings_that_are_none(settings, message, unet, tmp_path):
+    a, b = halves()
+    tensors = {f"unet.{LAYER}.lora_A.weight": a, f"unet.{LAYER}.lora_B.weight": b}
+    save_file(tensors, tmp_path / "x.safetensors", {"lora_adapter_metadata": json.dumps(settings)})
+    with pytest.raises(InputError, match=message):
+        load_lora(tmp_path / "x.safetensors", unet[0])
 
 
 def test_convolutions(unet, tmp_path):

@@ -46,6 +46,25 @@ def test_a_checkpoint(tmp_path):
         np.testing.assert_array_equal(found, value)
 
 
+def test_what_training_code_keeps_beside_tensors(tmp_path):
+    """Numbers of numpy, sets, types and devices are passed over; the tensors are read."""
+    dtype = Call("numpy", "dtype", "f8", False, True)
+    tree = {
+        "best": Call("numpy.core.multiarray", "scalar", dtype, Call("_codecs", "encode", "abcdefgh", "latin1")),
+        "newer": Call("numpy._core.multiarray", "scalar", dtype, Call("_codecs", "encode", "abcdefgh", "latin1")),
+        "seen": Call("__builtin__", "set", [1, 2]),
+        "log": Call("collections", "defaultdict", Global("__builtin__", "list")),
+        "dtype": Global("torch", "float16"),
+        "size": Call("torch", "Size", [1, 2]),
+        "device": Call("torch", "device", "cuda", 0),
+        "state_dict": Call("collections", "OrderedDict", [["w", tensor("0", (3,), (1,), 3)]]),
+    }
+    values = np.arange(3, dtype=np.float32)
+    tensors = Pickled(checkpoint(tmp_path / "model.ckpt", tree, {"0": values.tobytes()}))
+    assert list(tensors.info) == ["state_dict.w"]
+    np.testing.assert_array_equal(read(tensors, "state_dict.w"), values)
+
+
 @pytest.mark.parametrize(
     "call",
     [

@@ -104,6 +104,80 @@ def test_single_files(kind, tmp_path):
         load_single(tmp_path / "x.safetensors")
 
 
+@pytest.mark.parametrize("wrapper", ["", "state_dict."])
+def test_averages_beside_the_weights(wrapper, tmp_path, caplog):
+    """LDM's names of averages have no dots; they are taken unless the others are asked for, and a line says so."""
+    _, module = CHECKPOINTS["sd1"]
+    params = random_params(module)
+    plain = compvis("sd1", params)
+    averages = {f"model_ema.{name.removeprefix('model.').replace('.', '')}": 2 * value for name, value in plain.items()}
+    counters = {"model_ema.decay": np.zeros((), np.float32), "model_ema.num_updates": np.zeros((), np.int32)}
+    tensors = {wrapper + name: value for name, value in (plain | averages | counters).items()}
+    save_file(tensors, tmp_path / "x.safetensors")
+    for ema, factor in ((True, 2), (False, 1)):
+        caplog.clear()
+        _, loaded = load_single(tmp_path / "x.safetensors", ema=ema)["unet"]
+        assert [f"(ema={ema})" in message for message in caplog.messages] == [True]
+        for one, two in zip(jax.tree.leaves(loaded), jax.tree.leaves(params), strict=True):
+            np.testing.assert_array_equal(one, factor * two)
+    del tensors[f"{wrapper}model_ema.diffusion_modelout2bias"]
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match=r"no average of model\.diffusion_model\.out\.2\.bias"):
+        load_single(tmp_path / "x.safetensors")
+
+
+def test_averages_of_a_dit(tmp_path):
+    with np.load(ROOM / "original_dit.npz") as file:
+        shapes = json.loads(str(file["dit/0/shapes"]))
+    plain = {key: DIT.weights(key, tuple(shape)) for key, shape in shapes.items()}
+    both = {f"model.{key}": value for key, value in plain.items()} | {f"ema.{key}": 2 * v for key, v in plain.items()}
+    save_file(both, tmp_path / "x.safetensors")
+    one, two = (
+        jax.tree.leaves(load_single(tmp_path / "x.safetensors", heads=DIT.HEADS, ema=ema)["transformer"][1])
+        for ema in (True, False)
+    )
+    for average, value in zip(one, two, strict=True):
+        np.testing.assert_array_equal(average, 2 * value)
+
+
+@pytest.mark.parametrize("kind", ["vae", "sd1"])
+@pytest.mark.parametrize("wrapper", ["", "state_dict."])
+def test_one_network_alone(kind, wrapper, tmp_path):
+    """A VAE or a UNet without the prefix that whole checkpoints have; what its training left beside it is passed over."""
+    prefix, module = CHECKPOINTS[kind]
+    params = random_params(module)
+    tensors = {name.removeprefix(prefix): value for name, value in compvis(kind, params).items()}
+    if kind == "vae":
+        tensors |= {
+            "loss.discriminator.main.0.weight": np.zeros(1, np.float32),
+            "loss.logvar": np.zeros((), np.float32),
+        }
+    save_file({wrapper + name: value for name, value in tensors.items()}, tmp_path / "x.safetensors")
+    ((part, (found, loaded)),) = load_single(tmp_path / "x.safetensors").items()
+    assert part == ("vae" if kind == "vae" else "unet") and found == module
+    for one, two in zip(jax.tree.leaves(loaded), jax.tree.leaves(params), strict=True):
+        np.testing.assert_array_equal(one, two)
+    save_file({**tensors, "more.weight": np.zeros(1, np.float32)}, tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match=r"has besides 1 tensors, more\.weight first"):
+        load_single(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
+def test_prefixes_of_wrappers_are_taken_off(prefix, tmp_path):
+    _, module = CHECKPOINTS["sd1"]
+    tensors = compvis("sd1", random_params(module))
+    save_file({prefix + name: value for name, value in tensors.items()}, tmp_path / "x.safetensors")
+    assert set(open_single(tmp_path / "x.safetensors")) == {"unet"}
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.ckpt"])
+def test_pointers_are_named(name, tmp_path):
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4265380512\n"
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match="is a pointer of Git LFS, the file itself was not fetched"):
+        open_single(tmp_path / name)
+
+
 def test_a_whole_checkpoint(tmp_path):
     """SD 1's three parts in one file."""
     text = TextEncoder(TextEncoderConfig(width=64, depth=2, heads=1, hidden=96, vocabulary=40, positions=8))

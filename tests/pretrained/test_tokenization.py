@@ -75,3 +75,46 @@ def test_files_that_are_wrong(tmp_path):
     (tmp_path / "vocab.txt").write_text("a\nb\n")
     with pytest.raises(InputError, match="can't be read"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["clip", "bert"])
+@pytest.mark.parametrize("where", ["added_tokens.json", "tokenizer_config.json", "both"])
+def test_added_tokens(kind, where, tmp_path):
+    """A word of textual inversion is one id, the one in its files; the others keep theirs."""
+    write(kind, False, tmp_path)
+    plain = load_tokenizer(tmp_path)
+    first = plain.size
+    if where != "tokenizer_config.json":
+        (tmp_path / "added_tokens.json").write_text(json.dumps({"<cat-toy>": first, "<mat>": first + 1}))
+    if where != "added_tokens.json":
+        entries = {str(first): {"content": "<cat-toy>"}, str(first + 1): {"content": "<mat>", "normalized": False}}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": entries}))
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.size == first + 2
+    before = plain(["a photo of the cat"], 16).ids[0]
+    found = tokenizer(["a photo of the cat", "a photo of <cat-toy>", "<mat> the <cat-toy>"], 16).ids
+    np.testing.assert_array_equal(found[0], before)
+    end = before[list(before).index(plain.pad_id, 1)] if kind == "clip" else before[6]
+    assert list(found[1][:6]) == [*before[:4], first, end]
+    assert list(found[2][:5]) == [before[0], first + 1, before[4], first, end]
+
+
+def test_added_tokens_that_are_none(tmp_path):
+    write("clip", False, tmp_path)
+    size = load_tokenizer(tmp_path).size
+    for record, message in (({"<a>": size + 5}, "has id .* in its files, but"), ({"<a>": "7"}, "must have a number")):
+        (tmp_path / "added_tokens.json").write_text(json.dumps(record))
+        with pytest.raises(InputError, match=message):
+            load_tokenizer(tmp_path)
+
+
+def test_words_of_several_vectors(tmp_path):
+    """<x> stands for <x> <x>_1 <x>_2, as diffusers has it."""
+    plain = load_tokenizer(write("clip", False, tmp_path))
+    tokenizer = plain.with_tokens(["<x>", "<x>_1", "<x>_2", "<y>"])
+    first = plain.size
+    ids = tokenizer(["a <X> <y>"], 16).ids[0]
+    assert list(ids[2:6]) == [first, first + 1, first + 2, first + 3]
+    np.testing.assert_array_equal(tokenizer(["a cat"], 16).ids, plain(["a cat"], 16).ids)
+    with pytest.raises(InputError, match="'<y>' is a token of this model already"):
+        tokenizer.with_tokens(["<y>"])

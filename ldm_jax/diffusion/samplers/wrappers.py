@@ -34,14 +34,17 @@ def clipped(
     return sampler._replace(step=step, order=None)
 
 
-def retargeted(sampler: Sampler, targets: Sequence[float] | np.ndarray) -> Sampler:
+def retargeted(
+    sampler: Sampler, targets: Sequence[float] | np.ndarray, starts: Sequence[float] | np.ndarray | None = None
+) -> Sampler:
     """The sampler, with step i going to the time targets[i] whatever the grid's next time is.
 
     What a sampler does that computes where a step goes without looking at where the next one starts; only there to
-    reproduce such samplers.
+    reproduce such samplers. starts: the times at which the steps begin, for grids that are a part of the whole one.
     """
 
     def step(denoise, z, state, at):
-        return sampler.step(denoise, z, state, at._replace(s=jnp.asarray(np.asarray(targets), at.t.dtype)[at.index]))
+        i = at.index if starts is None else jnp.argmin(jnp.abs(jnp.asarray(np.asarray(starts), at.t.dtype) - at.t))
+        return sampler.step(denoise, z, state, at._replace(s=jnp.asarray(np.asarray(targets), at.t.dtype)[i]))
 
     return sampler._replace(step=step, order=None)

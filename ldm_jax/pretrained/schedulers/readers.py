@@ -178,7 +178,7 @@ def _ddim(c: Config, n: int, compat: bool) -> SamplingPlan:
     targets, end = _targets(c, index - c.steps // n, compat)
     sampler = samplers.ddim(c["eta"] or 0.0)
     if compat:
-        sampler = samplers.retargeted(sampler, targets)
+        sampler = samplers.retargeted(sampler, targets, (index + 1) / c.steps)
     return SamplingPlan(
         table_of(c), _kind(c), sampler, jnp.asarray(np.append((index + 1) / c.steps, end)), _scaled(1.0)
     )

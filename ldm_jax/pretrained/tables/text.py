@@ -86,10 +86,17 @@ def _optional(fields: Fields, key: str, default: int) -> int:
     return default if fields.get(key) is None else fields.integer(key)
 
 
-def _read_clip(fields: Fields, projection: bool) -> TextEncoderConfig:
+def _rows(fields: Fields, tensors: Tensors, name: str, default: int) -> int:
+    """Tokens of the embedding: those of the file, where tokens were added and the config was left as it was."""
+    stated = fields.integer("vocab_size", default)
+    held = tensors.info[name].shape if name in tensors.info else ()
+    return max(stated, held[0]) if len(held) == 2 else stated
+
+
+def _read_clip(fields: Fields, tensors: Tensors, projection: bool) -> TextEncoderConfig:
     fields.ignore(*TRAINING)
     return TextEncoderConfig(
-        vocabulary=fields.integer("vocab_size", 49408),
+        vocabulary=_rows(fields, tensors, "text_model.embeddings.token_embedding.weight", 49408),
         positions=fields.integer("max_position_embeddings", 77),
         width=fields.integer("hidden_size", 512),
         depth=fields.integer("num_hidden_layers", 12),
@@ -144,7 +151,7 @@ CLIP_DERIVED = (r"text_model\.embeddings\.position_ids",)
 CLIP_TEXT = Format(
     "CLIPTextModel",
     TextEncoder,
-    lambda fields, tensors: _read_clip(fields, False),
+    lambda fields, tensors: _read_clip(fields, tensors, False),
     lambda config: _write_clip(config, False),
     lambda config: CLIP,
     lambda config: Numbers(),
@@ -154,7 +161,7 @@ CLIP_TEXT = Format(
 )
 CLIP_TEXT_PROJECTION = CLIP_TEXT._replace(
     name="CLIPTextModelWithProjection",
-    read=lambda fields, tensors: _read_clip(fields, True),
+    read=lambda fields, tensors: _read_clip(fields, tensors, True),
     write=lambda config: _write_clip(config, True),
     table=lambda config: CLIP_PROJECTION,
 )
@@ -165,7 +172,7 @@ def _read_bert(fields: Fields, tensors: Tensors) -> TextEncoderConfig:
     fields.ignore(*TRAINING)
     pooler = any(name.startswith("pooler.") for name in tensors.info)
     return TextEncoderConfig(
-        vocabulary=fields.integer("vocab_size", 30522),
+        vocabulary=_rows(fields, tensors, "embeddings.word_embeddings.weight", 30522),
         positions=fields.integer("max_position_embeddings", 512),
         width=fields.integer("hidden_size", 768),
         depth=fields.integer("num_hidden_layers", 12),

@@ -146,6 +146,7 @@ def _read_condition(fields: Fields, tensors: Tensors) -> UNetConfig:
         ids = fields.integer("addition_time_embed_dim")
     fields.only(
         mid_block_type="UNetMidBlock2DCrossAttn",
+        mid_block_only_cross_attention=(None, False),
         conv_in_kernel=3,
         conv_out_kernel=3,
         attention_type="default",
@@ -161,11 +162,20 @@ def _read_condition(fields: Fields, tensors: Tensors) -> UNetConfig:
         mid_attention=depths[-1],
         heads=heads,
         context_dim=context[0],
+        context_twice=_twice(fields, n),
         added_dim=added,
         time_ids_dim=ids,
         **_shared(fields),
     )
     return laid_out(config, fields.flag("use_linear_projection"), fields.flag("upcast_attention"))
+
+
+def _twice(fields: Fields, levels: int) -> tuple[bool, ...]:
+    """Levels whose blocks attend to the context alone; a list, for true alone would mean the middle, too."""
+    value = fields.get("only_cross_attention") or [False] * levels
+    if not isinstance(value, list) or [type(one) for one in value] != [bool] * levels:
+        raise InputError(f"{fields.where}.only_cross_attention: {value!r} must be false or {levels} of true and false")
+    return tuple(value) if any(value) else ()
 
 
 def _write_shared(config: UNetConfig, down: tuple[str, str], up: tuple[str, str]) -> dict[str, Any]:
@@ -208,6 +218,7 @@ def _write_condition(config: UNetConfig) -> dict[str, Any] | None:
         "cross_attention_dim": config.context_dim,
         "transformer_layers_per_block": _one(depths),
         "attention_head_dim": _one(config.heads),
+        "only_cross_attention": list(config.context_twice) or False,
         "use_linear_projection": has_matrices(config),
         "upcast_attention": isinstance(config, PublishedUNetConfig) and config.upcast_attention,
         "addition_embed_type": "text_time" if config.added_dim else None,

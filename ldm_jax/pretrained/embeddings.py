@@ -1,0 +1,70 @@
+"""Textual inversion (Gal et al. 2022, arXiv 2208.01618): files that hold the embedding of a new word."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ldm_jax.errors import InputError
+from ldm_jax.pretrained.folders import open_file
+from ldm_jax.pretrained.tensors import FLOATS, read
+
+ENCODERS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
+"""SDXL's names in files for both encoders."""
+UNNAMED = ("emb_params", "string_to_param.*", "*")
+"""Where the file itself is the word's name."""
+FILES = ("learned_embeds.safetensors", "learned_embeds.bin")
+
+
+class Word(NamedTuple):
+    """A new word: how it is written, and its vectors [n d] by the encoder's folder (empty: any of that width)."""
+
+    token: str
+    vectors: Mapping[str, np.ndarray]
+
+    @property
+    def tokens(self) -> list[str]:
+        """As many as there are vectors: <x>, <x>_1, <x>_2, as diffusers calls them."""
+        count = len(next(iter(self.vectors.values())))
+        return [self.token, *(f"{self.token}_{i}" for i in range(1, count))]
+
+
+def read_word(path: str | Path, token: str | None = None) -> Word:
+    """The word of an embedding file, diffusers' or A1111's, or of a folder with learned_embeds.
+
+    token: how it is to be written; the file's own name for it (A1111: the file's name) where None.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = next((path / name for name in FILES if (path / name).is_file()), path / FILES[0])
+    if not path.is_file():
+        raise InputError(f"embedding: {path} is not a file")
+    tensors = open_file(path)
+    names = list(tensors.info)
+    if set(names) == set(ENCODERS):
+        vectors = {ENCODERS[name]: _vectors(path, name, read(tensors, name)) for name in names}
+        if len({len(array) for array in vectors.values()}) != 1:
+            raise InputError(f"embedding: {path} has different numbers of vectors for its two encoders")
+        word = Word(path.stem, vectors)
+    elif len(names) == 1:
+        own = path.stem if names[0] in UNNAMED else names[0].removeprefix("string_to_param.")
+        word = Word(own, {"": _vectors(path, names[0], read(tensors, names[0]))})
+    else:
+        first = ", ".join(names[:3]) or "nothing"
+        raise InputError(f"embedding: {path} must hold one word (or clip_l and clip_g); it holds {first}")
+    token = word.token if token is None else token
+    if not token.strip():
+        raise InputError("embedding: its token must not be empty")
+    return word._replace(token=token)
+
+
+def _vectors(path: Path, name: str, array: np.ndarray) -> np.ndarray:
+    array = array[None] if array.ndim == 1 else array
+    if array.ndim != 2 or not array.size or array.dtype not in FLOATS:
+        raise InputError(f"embedding: {path}: {name} {array.dtype} {list(array.shape)} must be floats [d] or [n d]")
+    if not np.isfinite(array.astype(np.float32)).all():
+        raise InputError(f"embedding: {path}: {name} is not finite")
+    return array.astype(np.float32)

@@ -1,0 +1,108 @@
+"""A whole model in one file under CompVis names draws what the same weights in a folder draw."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pipelines
+import pytest
+from flax.traverse_util import unflatten_dict
+from safetensors.numpy import save_file
+
+import ldm_jax
+from ldm_jax import cli
+from ldm_jax.errors import InputError
+from ldm_jax.models import Autoencoder, AutoencoderConfig, TextEncoder, TextEncoderConfig, UNet, UNetConfig
+from ldm_jax.pipeline.single import SD1
+from ldm_jax.pretrained import save_part
+from ldm_jax.pretrained.names import Numbers, flat_shapes, sources
+from ldm_jax.pretrained.parts import published_tensors
+from ldm_jax.pretrained.single_file import SECTIONS
+from ldm_jax.pretrained.writing import write_json
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """SD 1 made tiny: a file, and a folder with the same weights."""
+    room = tmp_path_factory.mktemp("single")
+    folder = room / "folder"
+    vocabulary = len(pipelines.script().token_ids.clip_files()[0])
+    modules = {
+        "unet": UNet(UNetConfig(4, 4, (32, 32), 1, (1, 0), 1, (8, 8), 64, groups=32, time_scale=1.0)),
+        "vae": Autoencoder(AutoencoderConfig(latent_channels=4, channels=32, multipliers=(1, 1), blocks=1, groups=32)),
+        "text_encoder": TextEncoder(
+            TextEncoderConfig(
+                vocabulary,
+                16,
+                64,
+                2,
+                1,
+                hidden=96,
+                end_id=vocabulary - 1,
+                start_id=vocabulary - 2,
+                pad_id=vocabulary - 1,
+            )
+        ),
+    }
+    whole, random = {}, np.random.default_rng(0)
+    index = {"_class_name": "StableDiffusionPipeline", "scheduler": ["diffusers", "PNDMScheduler"]}
+    for part, module in modules.items():
+        params = unflatten_dict(
+            {
+                tuple(path.split("/")): (0.3 * random.standard_normal(shape)).astype(np.float32)
+                for path, shape in flat_shapes(module).items()
+            }
+        )
+        settings = {"unet": {"sample_size": SD1.size}, "vae": SD1.vae}.get(part, {})
+        save_part(module, params, folder / part, settings)
+        index[part] = ["x", type(module).__name__]
+        section = next(one for one in SECTIONS if one.part == part)
+        wanted = sources(module, section.table(module.config), Numbers(levels=2))
+        made = published_tensors(params, wanted)
+        whole |= {section.prefix + name: np.ascontiguousarray(make()) for name, (_, make) in made.items()}
+    pipelines.script().tokenizer_files(folder / "tokenizer", "<|endoftext|>")
+    (folder / "scheduler").mkdir()
+    write_json(folder / "scheduler" / "scheduler_config.json", SD1.scheduler)
+    write_json(folder / "model_index.json", index)
+    save_file(whole, room / "sd15.safetensors")
+    like = room / "like"
+    pipelines.script().tokenizer_files(like / "tokenizer", "<|endoftext|>")
+    return room / "sd15.safetensors", folder, like
+
+
+def test_the_same_model(both):
+    file, folder, like = both
+    one, two = ldm_jax.load(file, like=like), ldm_jax.load(folder)
+    for field in ("autoencoder", "denoiser", "process", "sampling", "shape", "published"):
+        assert getattr(one, field) == getattr(two, field), field
+    np.testing.assert_array_equal(one.latent_std, two.latent_std)
+    for a, b in zip(*(jax.tree.leaves((m.denoiser_params, m.autoencoder_params)) for m in (one, two)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(one.text(["a cat"]).context, two.text(["a cat"]).context)
+
+
+def test_by_the_command(both, tmp_path, capsys):
+    file, folder, like = both
+    few = ["--prompt", "a cat", "--steps", "2", "--height", "16", "--width", "16"]
+    drawn = []
+    for i, model in enumerate(([str(file), "--like", str(like)], [str(folder)])):
+        assert cli.run("sample", [*model, *few, "--out", str(tmp_path / f"{i}.npz")]) == 0, capsys.readouterr().err
+        with np.load(tmp_path / f"{i}.npz") as held:
+            drawn.append(held["arr_0"])
+    np.testing.assert_array_equal(*drawn)
+
+
+def test_what_a_file_lacks_is_one_line(both, tmp_path):
+    file, _, like = both
+    cases = [
+        (lambda: ldm_jax.load(file), "like: .* is of SD 1 and has no tokenizer; name a folder"),
+        (lambda: ldm_jax.load(file, like=tmp_path), "has no tokenizer/"),
+        (lambda: ldm_jax.load(file, like=like, variant="fp16"), "variant: 'fp16' can't be used"),
+        (lambda: ldm_jax.load(like, like=like), "like, ema: they are for single files"),
+    ]
+    for action, message in cases:
+        with pytest.raises(InputError, match=message) as caught:
+            action()
+        assert "\n" not in str(caught.value)
