@@ -22,7 +22,7 @@ from ldm_jax.serialization import hints_of, item_of, kinds_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ldm_jax"
-COMMANDS = ("train", "sample", "evaluate", "convert", "inspect")
+COMMANDS = ("train", "sample", "evaluate", "classify", "augment", "convert", "inspect")
 
 
 class Node(NamedTuple):

@@ -20,6 +20,8 @@ COMMANDS: dict[str, str] = {
     "train": "an experiment, from its config to the saved model",
     "sample": "draw images from a trained model",
     "evaluate": "measure a model or samples against a reference",
+    "classify": "the class of images, by the denoiser's own errors",
+    "augment": "a labelled set of drawn images, as many of each class",
     "convert": "published weights into our folders or back",
     "inspect": "what a model, a run or a file of weights holds",
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from ldm_jax.cli.parsing import Parser
 from ldm_jax.errors import InputError
@@ -94,8 +94,8 @@ def read_use(options: argparse.Namespace, model: LatentDiffusion) -> Use | None:
     return Use("inpaint", images, masks, {"strength": strength, "paste": bool(options.paste)})
 
 
-def read_images(paths: Sequence[Path]) -> Float[np.ndarray, "n h w c"]:
-    """Image files of one size as [-1, 1]; InputError for anything else."""
+def decode_all(paths: Sequence[Path]) -> list[UInt8[np.ndarray, "h w c"]]:
+    """Image files, each of its own size; InputError for anything else."""
     from ldm_jax.data.decoding import decode
 
     images = []
@@ -104,6 +104,14 @@ def read_images(paths: Sequence[Path]) -> Float[np.ndarray, "n h w c"]:
             images.append(decode(path))
         except Exception as error:  # Pillow raises nearly every kind
             raise InputError(f"image: {path} can't be read ({str(error).splitlines()[0]})") from error
+    return images
+
+
+def read_images(paths: Sequence[Path]) -> Float[np.ndarray, "n h w c"]:
+    """Image files of one size as [-1, 1]; InputError for anything else."""
+    from ldm_jax.images import in_range
+
+    images = decode_all(paths)
     if len({image.shape for image in images}) != 1:
         raise InputError("image: all must have one size and one number of channels")
-    return np.stack(images).astype(np.float32) / 127.5 - 1.0
+    return in_range("image", np.stack(images))

@@ -157,3 +157,33 @@ def _draw(
     if noise is None:
         noise = samplers.normal(start, jnp.zeros((len(keys), *shape)))
     return task.draw(guided, plan, noise, arrays, steps_keys)
+
+
+@partial(jax.jit, static_argnames=("module", "process"))
+def class_errors(
+    params: Any,
+    z: Array,
+    keys: Array,
+    labels: Array,
+    cond: Conditioning,
+    times: Array,
+    *,
+    module: Denoiser,
+    process: Any,
+) -> Array:
+    """The process's losses [b], summed over times [s], of latents [b *space c] that are told labels [b].
+
+    keys [b]: of the noise, the same for each time and label whose key is the same.
+    """
+
+    def one(total: Array, at: tuple[Array, Array]) -> tuple[Array, None]:
+        t, number = at
+        eps = samplers.normal(jax.vmap(jax.random.fold_in, (0, None))(keys, number), z)
+        t = jnp.broadcast_to(t, z.shape[:1])
+        z_t = process.add_noise(z, eps, t)
+        told = cond._replace(label=labels)
+        output = apply(module, params, process.network_input(z_t, t), process.network_time(t), told)
+        return total + process.example_loss(output, z, eps, z_t, t), None
+
+    numbers = jnp.arange(len(times), dtype=jnp.uint32)
+    return jax.lax.scan(one, jnp.zeros(len(z)), (times, numbers))[0]

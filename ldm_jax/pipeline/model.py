@@ -21,6 +21,7 @@ from ldm_jax.metrics.rounding import to_uint8
 from ldm_jax.models import Conditioning
 from ldm_jax.pipeline import adapters, writing
 from ldm_jax.pipeline.asking import GuidedConditioning, number_of, tell
+from ldm_jax.pipeline.classes import Classes
 from ldm_jax.pipeline.compiled import (
     Denoiser,
     FirstStage,
@@ -42,7 +43,7 @@ def rows(tree: Any, place: np.ndarray) -> Any:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LatentDiffusion(Uses):
+class LatentDiffusion(Uses, Classes):
     """A trained model, ours or a published one; every method is a pure function of its fields and arguments."""
 
     autoencoder: FirstStage

@@ -6,8 +6,9 @@ images into arrays and back. To add a task, write its file with a frozen datacla
 """
 
 from ldm_jax.tasks.base import Generate, Task
+from ldm_jax.tasks.classify import Classified, Rounds
 from ldm_jax.tasks.edit import Edit
 from ldm_jax.tasks.inpaint import Inpaint
 from ldm_jax.tasks.invert import Invert
 
-__all__ = ["Edit", "Generate", "Inpaint", "Invert", "Task"]
+__all__ = ["Classified", "Edit", "Generate", "Inpaint", "Invert", "Rounds", "Task"]

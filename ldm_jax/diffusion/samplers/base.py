@@ -138,7 +138,9 @@ def times_type(z: Array) -> Any:
 def run(denoise, sampler, schedule, grid, z, key, *, noise=None, observe=None, remat=False) -> Any:
     """`sample` without the check that the grid descends: inversion goes up, RePaint goes both ways."""
     keys = example_keys(key, z.shape[0])
-    grid = jnp.asarray(grid, times_type(z))
+    # Times in bfloat16 would have eight bits; steps are taken in the wider type, too, and the denoiser sees z's own.
+    wide = times_type(z)
+    grid = jnp.asarray(grid, wide)
     count = grid.shape[0] - 1
     plain = not isinstance(denoise, StatefulDenoise)
 

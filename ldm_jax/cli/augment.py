@@ -1,0 +1,52 @@
+"""augment: a labelled set of drawn images, as many of each class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm_jax.cli.parsing import Parser
+
+
+def augment(args: Sequence[str]) -> int:
+    """augment MODEL --per-class N --out x.npz | folder/ [--keep SHARE]"""
+    parser = Parser(prog="ldm-jax augment", description="Draws a class-balanced set that --data.source can name.")
+    parser.add_argument("model", type=Path, help="a run's folder or its model/, trained with labels")
+    parser.number("--per-class", int, least=1, required=True, help="images of each class")
+    parser.number(
+        "--keep",
+        float,
+        default=1.0,
+        help="share of the drawn images that the model's own classifier keeps (default: 1)",
+    )
+    parser.number("--steps", int, least=1, help="steps of the sampler (default: the model's)")
+    parser.number("--guidance", float, help="classifier-free guidance scale, 1 for none (default: the model's)")
+    parser.add_argument("--sampler", help="name of the sampler (default: the model's)")
+    parser.number("--seed", int, least=0, most=2**64 - 1, default=0, help="everything random is a function of it")
+    parser.number("--batch-size", int, least=1, default=100, help="images at a time; does not affect results")
+    parser.add_argument("--out", type=Path, required=True, help="x.npz, or a folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    options = parser.parse_args(args)
+
+    from ldm_jax import seeds
+    from ldm_jax.output import SampleMetadata, check_output, check_size, write_output
+    from ldm_jax.pipeline import everywhere, load
+
+    check_output(options.out, overwrite=options.overwrite)
+    model = load(options.model, sharding=everywhere())
+    count = options.per_class * max(model.num_classes, 1)
+    check_size(options.out, count, model.shape, max(model.num_classes, 1))
+    drawn = model.augment(
+        seeds.key(options.seed),
+        options.per_class,
+        keep=options.keep,
+        steps=options.steps,
+        guidance=options.guidance,
+        sampler=options.sampler,
+        batch_size=options.batch_size,
+    )
+    names = [model.class_names[label] for label in drawn.labels]
+    settings = {"command": "augment", "model": str(options.model), "keep": options.keep, "seed": options.seed}
+    metadata = SampleMetadata(count, 0, drawn.labels.tolist(), names, settings)
+    print(write_output(options.out, iter([drawn.images]), metadata, max(model.num_classes, 1)))
+    return 0

@@ -1,0 +1,120 @@
+"""What a class-conditional model is used for: classifying images, and making labelled sets of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, UInt8
+
+from ldm_jax.errors import InputError
+from ldm_jax.models import Conditioning
+from ldm_jax.pipeline.compiled import class_errors
+from ldm_jax.tasks.classify import Classified, Rounds, classify
+
+CLASSIFY, AUGMENT = Rounds(), Rounds((8,), ())
+
+
+class Labelled(NamedTuple):
+    """Images with the classes that they were drawn for."""
+
+    images: UInt8[np.ndarray, "n h w c"]
+    labels: Int[np.ndarray, "n"]
+
+
+class Classes:
+    """The uses of a class-conditional `LatentDiffusion`."""
+
+    encode: Callable[..., Array]
+    sample: Callable[..., Any]
+    denoiser: Any
+    denoiser_params: Any
+    process: Any
+    num_classes: int
+    conditions: tuple[Any, ...]
+
+    def _check_classes(self, what: str) -> None:
+        if not self.num_classes or self.denoiser is None:
+            raise InputError(f"model: it knows no classes; {what} needs a model that was trained with labels")
+        if len(self.conditions) > 1:
+            names = ", ".join(condition.name for condition in self.conditions)
+            raise InputError(f"model: it is told {names}; {what} needs one that is told labels alone")
+
+    def classify(
+        self,
+        images: Any,
+        key: Any = None,
+        *,
+        rounds: Rounds = CLASSIFY,
+        batch_size: int = 500,
+    ) -> Classified:
+        """The class of each image by the denoiser's own errors, without any classifier (arXiv 2303.16203).
+
+        images: [n h w c], uint8 or in [-1, 1]. rounds: how often each class is tried; the default asks the network
+        8 x 10 + 16 x 4 + 32 x 2 = 208 times an image where there are ten classes. batch_size: pairs of image and class
+        at a time; does not affect results.
+        """
+        self._check_classes("classify")
+        if type(batch_size) is not int or batch_size < 1:
+            raise InputError(f"batch_size: {batch_size} must be at least 1")
+        key = jax.random.key(0) if key is None else key
+        z = np.asarray(self.encode(images))
+        n = len(z)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))
+
+        def errors(alive: np.ndarray, times: np.ndarray, begin: int) -> np.ndarray:
+            own = jax.vmap(jax.random.fold_in, (0, None))(keys, begin)
+            rows, labels = np.repeat(np.arange(n), alive.shape[1]), alive.reshape(-1)
+            size, found = min(batch_size, len(rows)), []
+            for first in range(0, len(rows), size):
+                place = np.minimum(np.arange(first, first + size), len(rows) - 1)
+                part = class_errors(
+                    self.denoiser_params,
+                    jnp.asarray(z[rows[place]]),
+                    own[rows[place]],
+                    jnp.asarray(labels[place], jnp.int32),
+                    Conditioning(),
+                    jnp.asarray(times, jnp.float32),
+                    module=self.denoiser,
+                    process=self.process,
+                )
+                found.append(np.asarray(part)[: len(rows) - first])
+            return np.concatenate(found).reshape(alive.shape)
+
+        kept = tuple(min(count, self.num_classes) for count in rounds.kept)
+        return classify(errors, n, self.num_classes, Rounds(rounds.samples, kept))
+
+    def augment(
+        self,
+        key: Array,
+        per_class: int,
+        *,
+        keep: float = 1.0,
+        rounds: Rounds = AUGMENT,
+        **sampling: Any,
+    ) -> Labelled:
+        """A set of as many images of every class, class after class in turn (0, 1, ..., 0, 1, ...).
+
+        keep: share of the drawn images that are kept, of each class those whose own class errs least beside the best
+        other one, by the diffusion classifier with `rounds`; 1 keeps all, unjudged. sampling: as for `sample`.
+        """
+        self._check_classes("augment")
+        if type(per_class) is not int or per_class < 1:
+            raise InputError(f"per_class: {per_class} must be a whole number of at least 1")
+        if not 0.0 < keep <= 1.0:
+            raise InputError(f"keep: {keep} must be above 0 and at most 1")
+        classes, drawn = self.num_classes, int(np.ceil(per_class / keep))
+        labels = np.tile(np.arange(classes), drawn)
+        images = self.sample(key, num=len(labels), labels=list(range(classes)), **sampling)
+        if keep == 1.0:
+            return Labelled(images, labels)
+        errors = self.classify(images, key, rounds=rounds).errors
+        own = np.take_along_axis(errors, labels[:, None], 1)[:, 0]
+        others = np.where(np.arange(classes) == labels[:, None], np.inf, errors).min(axis=1)
+        margin = own - others
+        chosen = [np.flatnonzero(labels == c)[np.argsort(margin[labels == c])[:per_class]] for c in range(classes)]
+        place = np.stack([np.sort(each) for each in chosen], axis=1).reshape(-1)
+        return Labelled(images[place], labels[place])

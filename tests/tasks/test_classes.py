@@ -1,0 +1,99 @@
+"""Classification by the denoiser's errors, and labelled sets of drawn images."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import ldm_jax
+from ldm_jax.cli import main
+from ldm_jax.data import open_source
+from ldm_jax.errors import InputError
+from ldm_jax.tasks.classify import Rounds, classify, times
+
+
+def test_times_fill_the_unit_interval_whatever_the_rounds():
+    whole = times(32)
+    np.testing.assert_allclose(np.concatenate([times(8), times(24, 8)]), whole)
+    counts = np.histogram(whole, 8, (0.0, 1.0))[0]
+    assert counts.min() >= 3 and counts.max() <= 5 and whole.min() > 0.0 and whole.max() < 1.0
+
+
+def test_the_class_of_least_error_wins_and_the_rest_is_pruned():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 10, 40)
+    asked = []
+
+    def errors(alive, at, begin):
+        asked.append((alive.shape, len(at), begin))
+        wrong = alive != truth[:, None]
+        # The noise is the same for all classes, as it is for a denoiser.
+        return len(at) * (1.0 + 0.1 * wrong + rng.normal(size=(40, 1)))
+
+    said = classify(errors, 40, 10, Rounds((2, 3, 4), (5, 2)))
+    np.testing.assert_array_equal(said.labels, truth)
+    assert asked == [((40, 10), 2, 0), ((40, 5), 3, 2), ((40, 2), 4, 5)]
+    assert said.evaluations == 2 * 10 + 3 * 5 + 4 * 2
+    assert said.errors.shape == (40, 10)
+
+
+def test_a_model_says_the_same_in_any_batches(trained):
+    model = ldm_jax.load(trained)
+    images = np.stack(
+        [np.pad(open_source("bundled:fashion_mnist")[i].image, ((2, 2), (2, 2), (0, 0))) for i in range(6)]
+    )
+    rounds = Rounds((2, 2), (3,))
+    whole = model.classify(images, rounds=rounds)
+    parts = model.classify(images, rounds=rounds, batch_size=7)
+    np.testing.assert_array_equal(whole.labels, parts.labels)
+    np.testing.assert_allclose(whole.errors, parts.errors, rtol=1e-4)
+    assert whole.evaluations == 26
+    # Errors are those of the training loss, about 2 for a flow of normalised latents.
+    assert 0.5 < whole.errors.mean() < 4.0
+
+
+def test_a_balanced_set_of_the_best(trained):
+    model = ldm_jax.load(trained)
+    key = jax.random.key(0)
+    plain = model.augment(key, 2, steps=2)
+    assert plain.images.shape == (20, 32, 32, 1) and plain.labels.tolist() == [*range(10)] * 2
+    kept = model.augment(key, 1, keep=0.5, steps=2)
+    assert kept.labels.tolist() == list(range(10))
+    for image, label in zip(kept.images, kept.labels, strict=True):
+        assert any((image == other).all() for other in plain.images[plain.labels == label])
+
+
+def test_the_commands(trained, tmp_path, capsys):
+    out = tmp_path / "set.npz"
+    assert main(["augment", str(trained), "--per-class", "1", "--steps", "2", "--out", str(out)]) == 0
+    source = open_source(f"npz:{out}")
+    assert len(source) == 10 and source[3].label == 3
+    report = tmp_path / "said.json"
+    options = ["--num", "4", "--samples", "2", "--kept", "--out", str(report)]
+    assert main(["classify", str(trained), "--data", "bundled:fashion_mnist", *options]) == 0
+    assert json.loads(report.read_text())["evaluations_per_image"] == 20
+    capsys.readouterr()
+    assert main(["classify", str(trained), "--data", "bundled:emoji"]) == 2
+    assert "classes of bundled:emoji must be the model's own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Rounds((), ()), "rounds: "),
+        (lambda: Rounds((1, 1), (2, 1)), "one more than kept"),
+        (lambda: Rounds((1, 1, 1), (2, 3)), "must fall"),
+    ],
+)
+def test_rounds_that_are_none(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_wrong_input_is_one_line(trained):
+    model = ldm_jax.load(trained)
+    with pytest.raises(InputError, match="per_class: 0"):
+        model.augment(jax.random.key(0), 0)
+    with pytest.raises(InputError, match="keep: 2"):
+        model.augment(jax.random.key(0), 1, keep=2)
