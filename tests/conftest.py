@@ -51,13 +51,27 @@ CORE = (
     "training/test_step.py",
 )
 """The files of `pytest -m core`."""
+LONG = (
+    "experiment/test_run.py",
+    "experiment/test_finetuning.py",
+    "test_processes.py",
+    "test_configs.py",
+    "models/test_compute.py",
+    "pipeline/test_published.py",
+    "pretrained/test_networks.py",
+    "models/test_denoisers.py",
+    "stages/test_autoencoder_loss.py",
+)
+"""Files that begin first, so that no process ends with one of them while the other has nothing left."""
 
 
 def pytest_collection_modifyitems(items):
-    """Marks what CORE names."""
-    for item in items:
-        if item.path.relative_to(ROOT / "tests").as_posix() in CORE:
+    """Marks what CORE names, and puts what LONG names before all else."""
+    names = {item: item.path.relative_to(ROOT / "tests").as_posix() for item in items}
+    for item, name in names.items():
+        if name in CORE:
             item.add_marker(pytest.mark.core)
+    items.sort(key=lambda item: LONG.index(names[item]) if names[item] in LONG else len(LONG))
 
 
 MAPS = Path("/proc/self/maps")

@@ -7,6 +7,7 @@ from absl.testing import parameterized
 
 from ldm_jax.errors import InputError
 from ldm_jax.models import Autoencoder, AutoencoderConfig, Posterior, apply
+from tests import compiled
 
 TINY = AutoencoderConfig(image_channels=1, latent_channels=3, channels=8, multipliers=(1, 2), blocks=1, groups=4)
 
@@ -68,17 +69,17 @@ def test_sigmoid_output_keeps_images_in_range():
     params = jax.jit(module.init)(jax.random.key(0), x)["params"]
     params["decoder"]["conv_out"]["bias"] += 5.0
     z = jnp.ones((1, 4, 4, 2))
-    features = apply(module, params, z, method="decode_features")
+    features = compiled.apply(module, params, z, method="decode_features")
     assert float(jnp.abs(features).max()) > 1.0
-    assert float(jnp.abs(apply(module, params, z, method="decode")).max()) <= 1.0
+    assert float(jnp.abs(compiled.apply(module, params, z, method="decode")).max()) <= 1.0
 
 
 def test_encoder_sees_no_future_of_the_batch():
     module = Autoencoder(TINY)
     x = jax.random.normal(jax.random.key(0), (3, 8, 8, 1))
     params = jax.jit(module.init)(jax.random.key(1), x)["params"]
-    whole = apply(module, params, x, method="encode").mean
-    alone = apply(module, params, x[1:2], method="encode").mean
+    whole = compiled.apply(module, params, x, method="encode").mean
+    alone = compiled.apply(module, params, x[1:2], method="encode").mean
     np.testing.assert_allclose(whole[1:2], alone, atol=1e-5)
 
 

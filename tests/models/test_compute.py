@@ -9,8 +9,9 @@ import pytest
 from small_networks import ALL, inputs, randomised, shapes
 
 from ldm_jax.errors import InputError
-from ldm_jax.models import apply, stack_blocks, unstack_blocks, with_compute
+from ldm_jax.models import stack_blocks, unstack_blocks, with_compute
 from ldm_jax.pretrained import load_part, save_part
+from tests.compiled import apply
 
 SCANNED = ("dit", "mmdit")
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from small_networks import AUTOENCODERS, DENOISERS, OTHERS, inputs, randomised, shapes
 
+from ldm_jax import models
 from ldm_jax.errors import InputError
 from ldm_jax.models import (
     Conditioning,
@@ -20,9 +21,9 @@ from ldm_jax.models import (
     MMDiTConfig,
     UNet,
     UNetConfig,
-    apply,
     make_denoiser,
 )
+from tests.compiled import apply, init
 
 NAMES = pytest.mark.parametrize("name", DENOISERS)
 
@@ -115,7 +116,7 @@ def test_context_and_pooled_matter_and_masked_tokens_do_not(name):
 def test_cross_attention_starts_at_zero():
     """A DiT that learns to listen starts as the DiT that doesn't."""
     module = DENOISERS["dit"]
-    params = module.init(jax.random.key(0), *module.example_inputs())["params"]
+    params = init(module, jax.random.key(0), *module.example_inputs())
     for i in range(module.config.depth):
         assert not np.any(params[f"block{i}"]["cross"]["out"]["kernel"])
         assert np.any(params[f"block{i}"]["cross"]["query"]["kernel"])
@@ -124,7 +125,7 @@ def test_cross_attention_starts_at_zero():
 def test_mmdit_starts_as_zero_and_every_part_learns():
     """adaLN-Zero: the output is 0, and a step later every parameter of the image's path has a gradient."""
     module, (z, t, cond) = DENOISERS["mmdit"], inputs("mmdit")
-    params = module.init(jax.random.key(0), z, t, cond)["params"]
+    params = init(module, jax.random.key(0), z, t, cond)
     np.testing.assert_array_equal(apply(module, params, z, t, cond), 0.0)
     blocks = params["block0"]
     assert not np.any(blocks["image"]["modulation"]["kernel"]) and not np.any(blocks["text"]["modulation"]["kernel"])
@@ -133,7 +134,7 @@ def test_mmdit_starts_as_zero_and_every_part_learns():
     assert 0.9 * np.sqrt(6 / 32) < kernel.max() <= np.sqrt(6 / 32)
     assert "positions" not in params
     moved = jax.tree.map(lambda p: p + 0.05, params)
-    gradient = jax.grad(lambda p: jnp.square(apply(module, p, z, t, cond)).mean())(moved)
+    gradient = jax.jit(jax.grad(lambda p: jnp.square(apply(module, p, z, t, cond)).mean()))(moved)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(gradient["block0"]["image"]["mlp"]))
     assert np.any(gradient["label"]["embedding"]) and np.any(gradient["pooled1"]["kernel"])
 
@@ -141,7 +142,7 @@ def test_mmdit_starts_as_zero_and_every_part_learns():
 def test_a_stored_table_of_positions_gets_no_gradient():
     module = type(DENOISERS["mmdit"])(dataclasses.replace(DENOISERS["mmdit"].config, positions=4))
     params, args = randomised(module), inputs("mmdit")
-    gradient = jax.grad(lambda p: jnp.square(apply(module, p, *args)).mean())(params)
+    gradient = jax.jit(jax.grad(lambda p: jnp.square(apply(module, p, *args)).mean()))(params)
     assert not np.any(gradient["positions"]) and np.any(gradient["patches"]["kernel"])
     fails(module, "2 tokens, MMDiT's table of positions has 4 a side on two axes", args[0][:, 0], *args[1:])
 
@@ -213,32 +214,38 @@ def test_an_open_network_is_not_called(config):
     fails(module, r"denoiser\.\w+: (0|-1) is open; \w+Config\.fitted fills it in", jnp.zeros((1, 4, 4, 3)), 0.0, None)
 
 
-class TestRanks(chex.TestCase):
-    """Audio, images and video through one code: networks that are not about pictures by nature."""
+def op_by_op(function):
+    return function
 
-    @chex.variants(with_jit=True, without_jit=True)
-    def test_denoisers(self):
-        for name, rank in [(name, rank) for name in DENOISERS for rank in (1, 2, 3)]:
-            module, (z, t, cond) = DENOISERS[name], inputs(name, rank)
-            params = randomised(module, rank)
-            out = self.variant(lambda p, *args, m=module: apply(m, p, *args))(params, z, t, cond)
-            chex.assert_shape(out, z.shape)
-            chex.assert_type(out, jnp.float32)
-            chex.assert_tree_all_finite(out)
 
-    @chex.variants(with_jit=True, without_jit=True)
-    def test_autoencoders(self):
-        for name, rank in [(name, rank) for name in ("kl", "tiny") for rank in (1, 2, 3)]:
-            module, (x,) = AUTOENCODERS[name], inputs(name, rank)
-            out, encoded = self.variant(lambda p, x, m=module: apply(m, p, x))(randomised(module, rank), x)
-            chex.assert_shape(out, x.shape)
-            latents = (2, *(4,) * rank, module.config.latent_channels)
-            chex.assert_shape(jax.tree.leaves(encoded)[0], latents)
+# Audio, images and video through one code: networks that are not about pictures by nature. Op by op takes longer.
+SLOW = [pytest.param(op_by_op, rank, marks=pytest.mark.slow) for rank in (1, 3)]
+RANKS = pytest.mark.parametrize(("way", "rank"), [*((jax.jit, rank) for rank in (1, 2, 3)), (op_by_op, 2), *SLOW])
 
-    @chex.variants(with_jit=True, without_jit=True)
-    def test_discriminator(self):
-        for rank in (1, 2, 3):
-            module: Discriminator = OTHERS["discriminator"]
-            (x,) = inputs("discriminator", rank)
-            out = self.variant(lambda p, x, m=module: apply(m, p, x))(randomised(module, rank), x)
-            chex.assert_shape(out, (2, *(2,) * rank, 1))
+
+@RANKS
+def test_denoisers_of_any_rank(way, rank):
+    for name, module in DENOISERS.items():
+        z, t, cond = inputs(name, rank)
+        out = way(lambda p, *args, m=module: models.apply(m, p, *args))(randomised(module, rank), z, t, cond)
+        chex.assert_shape(out, z.shape)
+        chex.assert_type(out, jnp.float32)
+        chex.assert_tree_all_finite(out)
+
+
+@RANKS
+def test_autoencoders_of_any_rank(way, rank):
+    for name in ("kl", "tiny"):
+        module, (x,) = AUTOENCODERS[name], inputs(name, rank)
+        out, encoded = way(lambda p, x, m=module: models.apply(m, p, x))(randomised(module, rank), x)
+        chex.assert_shape(out, x.shape)
+        latents = (2, *(4,) * rank, module.config.latent_channels)
+        chex.assert_shape(jax.tree.leaves(encoded)[0], latents)
+
+
+@RANKS
+def test_discriminators_of_any_rank(way, rank):
+    module: Discriminator = OTHERS["discriminator"]
+    (x,) = inputs("discriminator", rank)
+    out = way(lambda p, x: models.apply(module, p, x))(randomised(module, rank), x)
+    chex.assert_shape(out, (2, *(2,) * rank, 1))

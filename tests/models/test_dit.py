@@ -10,6 +10,7 @@ from absl.testing import parameterized
 from ldm_jax.errors import InputError
 from ldm_jax.models import Conditioning, DiT, DiTConfig, apply
 from ldm_jax.models.dit import rope_angles, rotate, sincos_positions
+from tests import compiled
 
 TINY = DiTConfig(in_channels=3, out_channels=3, patch=2, width=16, depth=2, heads=2, num_classes=5)
 Z = jax.random.normal(jax.random.key(0), (4, 4, 4, 3))
@@ -53,7 +54,7 @@ def test_every_rank(space):
 
 def test_starts_at_zero():
     module = DiT(TINY)
-    out, _ = module.init_with_output(jax.random.key(0), Z, T, LABEL)
+    out, _ = jax.jit(module.init_with_output)(jax.random.key(0), Z, T, LABEL)
     np.testing.assert_array_equal(out, 0.0)
 
 
@@ -63,20 +64,20 @@ def test_scan_remat_and_loop_are_the_same_function():
     blocks = [params[f"block{i}"] for i in range(2)]
     stacked = {k: v for k, v in params.items() if not k.startswith("block")}
     stacked["blocks"] = jax.tree.map(lambda *x: jnp.stack(x), *blocks)
-    expected = apply(loop, params, Z, T, LABEL)
+    expected = compiled.apply(loop, params, Z, T, LABEL)
     for change, p in (({"scan": True}, stacked), ({"remat": True}, params)):
-        out = apply(DiT(dataclasses.replace(TINY, **change)), p, Z, T, LABEL)
+        out = compiled.apply(DiT(dataclasses.replace(TINY, **change)), p, Z, T, LABEL)
         np.testing.assert_allclose(out, expected, atol=1e-5)
 
 
 def test_condition_and_time_matter_per_example():
     module = DiT(TINY)
     params = randomised(module, Z, T, LABEL)
-    base = apply(module, params, Z, T, LABEL)
-    other = apply(module, params, Z, T, Conditioning(label=jnp.array([0, 1, 2, 5])))
+    base = compiled.apply(module, params, Z, T, LABEL)
+    other = compiled.apply(module, params, Z, T, Conditioning(label=jnp.array([0, 1, 2, 5])))
     changed = jnp.abs(base - other).max(axis=(1, 2, 3)) > 1e-4
     np.testing.assert_array_equal(changed, [False, False, False, True])
-    later = apply(module, params, Z, T.at[1].set(0.0), LABEL)
+    later = compiled.apply(module, params, Z, T.at[1].set(0.0), LABEL)
     changed = jnp.abs(base - later).max(axis=(1, 2, 3)) > 1e-4
     np.testing.assert_array_equal(changed, [False, True, False, False])
 
@@ -85,9 +86,9 @@ def test_image_condition_is_concatenated():
     module = DiT(dataclasses.replace(TINY, in_channels=5))
     cond = LABEL._replace(image=jnp.ones((4, 4, 4, 2)))
     params = randomised(module, Z, T, cond)
-    out = apply(module, params, Z, T, cond)
+    out = compiled.apply(module, params, Z, T, cond)
     chex.assert_shape(out, Z.shape)
-    assert float(jnp.abs(out - apply(module, params, Z, T, cond._replace(image=2 * cond.image))).max()) > 1e-4
+    assert float(jnp.abs(out - compiled.apply(module, params, Z, T, cond._replace(image=2 * cond.image))).max()) > 1e-4
 
 
 def test_positions_are_distinct_and_axes_separate():

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from ldm_jax.errors import InputError
-from ldm_jax.models import LPIPS, LPIPSConfig, apply
+from ldm_jax.models import LPIPS, LPIPSConfig
 from ldm_jax.pretrained import load_lpips
+from tests.compiled import apply
 from tests.feature_references import reference, script
 
 

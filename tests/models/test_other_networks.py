@@ -20,8 +20,8 @@ from ldm_jax.models import (
     UNetConfig,
     VQAutoencoder,
     VQConfig,
-    apply,
 )
+from tests.compiled import apply
 
 UNET = {
     "in_channels": 4,

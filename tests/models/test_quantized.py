@@ -18,9 +18,9 @@ from ldm_jax.models import (
     FSQConfig,
     VQAutoencoder,
     VQConfig,
-    apply,
 )
 from ldm_jax.models.layers import Downsample, Upsample
+from tests.compiled import apply
 
 SMALL = {"image_channels": 1, "channels": 4, "multipliers": (1, 2), "blocks": 1, "groups": 2, "attention": False}
 
