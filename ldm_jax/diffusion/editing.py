@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Shaped
 
 from ldm_jax.diffusion import grids
@@ -91,7 +92,7 @@ def mask_for(mask: Any, known: Array) -> Array:
     (shape,) = fitting
     dtype = jnp.promote_types(known.dtype, jnp.float32)
     values, bytes_ = jnp.asarray(mask).reshape(shape), jnp.asarray(mask).dtype == jnp.uint8
-    if isinstance(values, jax.core.Tracer):
+    if isinstance(values, Tracer):
         # Of a traced mask the values aren't known: 255 can only be a uint8's white.
         scale = jnp.where(values.max() > 1, 255.0, 1.0) if bytes_ else 1.0
         return values.astype(dtype) / jnp.asarray(scale, dtype)

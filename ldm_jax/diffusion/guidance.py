@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ldm_jax.diffusion.precision import alike, wide
@@ -57,7 +58,7 @@ def _checked(scale: Any, interval: tuple[float, float] = (0.0, 1.0)) -> Any:
     Raises:
       InputError: it is not finite, or the interval is not two rising times in [0, 1].
     """
-    if not isinstance(scale, jax.core.Tracer) and not np.isfinite(np.asarray(scale, np.float64)).all():
+    if not isinstance(scale, Tracer) and not np.isfinite(np.asarray(scale, np.float64)).all():
         raise InputError(f"scale: {scale} must be finite")
     if not 0.0 <= interval[0] <= interval[1] <= 1.0:
         raise InputError(f"interval: {interval} must be two rising times in [0, 1]")
@@ -123,7 +124,7 @@ def classifier_free(
     plain = isinstance(rescale, int | float) and rescale == 0
     if not plain and schedule is None:
         raise InputError(f"schedule: None, but rescale = {rescale} needs the noise level")
-    if not isinstance(rescale, jax.core.Tracer) and not ((np.asarray(rescale) >= 0) & (np.asarray(rescale) <= 1)).all():
+    if not isinstance(rescale, Tracer) and not ((np.asarray(rescale) >= 0) & (np.asarray(rescale) <= 1)).all():
         raise InputError(f"rescale: {rescale} must be in [0, 1]")
     _checked(scale, interval)
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ldm_jax.config import Config
 from ldm_jax.errors import InputError
 from ldm_jax.files import whole
@@ -93,7 +95,7 @@ def seams(old: Config | None, new: Config, done: Callable[[str], int | None]) ->
         step = done(stage.label)
         if before is None or not step or step >= stage.steps or before.steps == stage.steps:
             continue
-        was, now = (float(training.rate(step)) for training in (before, stage))
+        was, now = (float(np.asarray(training.rate(step))) for training in (before, stage))
         if abs(now - was) > 0.01 * max(was, now):
             lines.append(
                 f"stages.{stage.label}.steps: {stage.steps} for {before.steps} lays the decay over more steps: at step "

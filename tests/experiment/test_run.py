@@ -266,7 +266,7 @@ def test_a_seam_in_the_learning_rate_is_told(tiny_config, tmp_path, capsys):
     assert seams(begun, begun.with_stages(autoencoder={"learning_rate": 1.0}), {"autoencoder": 2}.get) == []
     flat = [config.with_stages(autoencoder={"decay": NoDecay()}) for config in (begun, longer)]
     assert seams(*flat, {"autoencoder": 4}.get) == []
+    Run(begun, tmp_path)
     (tmp_path / "autoencoder" / "4").mkdir(parents=True)
-    (tmp_path / "config.json").write_text(begun.to_json())
     Run(longer, tmp_path)
     assert f"note: {line}" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ldm_jax.diffusion import grids
@@ -121,7 +122,7 @@ def sample(
     Raises:
       InputError: the grid is none (see `grids.check`), or z is not of floats.
     """
-    if not isinstance(grid, jax.core.Tracer):
+    if not isinstance(grid, Tracer):
         grids.check(np.asarray(grid, times_type(z)), repeats=sampler.revisits)
     return run(denoise, sampler, schedule, grid, z, key, noise=noise, observe=observe, remat=remat)
 
