@@ -110,15 +110,7 @@ def _parser() -> Parser:
     parser.number("--height", int, least=1, help="of the images, in pixels (default: the model's)")
     parser.number("--width", int, least=1, help="likewise")
     add_options(parser)
-    parser.add_argument("--lora", nargs="+", metavar="FILE[=W]", help="LoRA files, each with its weight (default: 1)")
-    parser.add_argument("--embedding", nargs="+", metavar="FILE[=TOKEN]", help="words of textual inversion")
-    parser.add_argument(
-        "--like", type=Path, metavar="FOLDER", help="a pipeline's folder with the tokenizers of a single file"
-    )
-    parser.add_argument(
-        "--no-ema", action="store_true", help="of a single file take the weights in training, not averages"
-    )
-    parser.add_argument("--variant", help="read the files of this variant, such as fp16")
+    _add_files(parser)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the arithmetic")
     parser.number(
         "--seed", int, least=0, most=2**64 - 1, default=0, help="everything random is a function of it; up to 64 bits"
@@ -140,6 +132,19 @@ def _parser() -> Parser:
         help="draw a picture of sample.py once more, from what it says of itself; options given beside it differ",
     )
     return parser
+
+
+def _add_files(parser: Parser) -> None:
+    """The options about the model's own files."""
+    parser.add_argument("--lora", nargs="+", metavar="FILE[=W]", help="LoRA files, each with its weight (default: 1)")
+    parser.add_argument("--embedding", nargs="+", metavar="FILE[=TOKEN]", help="words of textual inversion")
+    parser.add_argument(
+        "--like", type=Path, metavar="FOLDER", help="a pipeline's folder with the tokenizers of a single file"
+    )
+    parser.add_argument(
+        "--no-ema", action="store_true", help="of a single file take the weights in training, not averages"
+    )
+    parser.add_argument("--variant", help="read the files of this variant, such as fp16")
 
 
 def check_usable(options: argparse.Namespace, model: LatentDiffusion, prompts: Sequence[str] | None) -> None:

@@ -1,7 +1,7 @@
 """Whole models from one file: Stable Diffusion 1, 2, XL and 3 as they were first published.
 
-Such a file holds networks alone. What it lacks is known for each family (scheduler, scale of the latents, size), but for
-the tokenizers, which come from a folder.
+Such a file holds networks alone. What it lacks is known for each family (scheduler, scale of the latents, size), but
+for the tokenizers, which come from a folder.
 """
 
 from __future__ import annotations
@@ -153,9 +153,7 @@ class SingleReader:
         if file.is_file():
             return read_json(file)
         if self.family is SD2:
-            log.warning(
-                "%s: taken to predict v, as SD 2 for 768 pixels does; like= a pipeline's folder tells", self.path
-            )
+            log.warning("%s: taken to predict v, as SD 2 for 768 pixels; a scheduler/ in like= tells", self.path)
         return self.family.scheduler
 
     def tokenizer(self, name: str) -> Path:
@@ -164,7 +162,7 @@ class SingleReader:
             if any((folder / file).is_file() for file in ("vocab.json", "tokenizer.json")):
                 return folder
         raise InputError(
-            f"like: {self.like} has no {name}/; a file has no tokenizer, name a folder of {self.family.name}'s pipeline "
+            f"like: {self.like} has no {name}/; name a folder of {self.family.name}'s pipeline "
             "that has (its weights aren't needed)"
         )
 
@@ -177,7 +175,7 @@ def open_file_reader(
     family = family_of(parts, path)
     if like is None:
         raise InputError(
-            f"like: {path} is of {family.name} and has no tokenizer; name a folder that has it (like=, or --like FOLDER)"
+            f"like: {path} is of {family.name} and has no tokenizer; name a folder that has it (--like FOLDER)"
         )
     if not Path(like).is_dir():
         raise InputError(f"like: {like} is not a folder")

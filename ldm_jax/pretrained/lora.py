@@ -134,7 +134,7 @@ def load_loras(path: str | Path, modules: Mapping[str, nn.Module]) -> dict[str, 
     for part, own in _halves(file, list(file.tensors.info)).items():
         # Names alone don't tell a UNet from a transformer: kohya writes lora_unet_ for both, PEFT nothing.
         target = denoiser if part in (None, *DENOISERS) else part
-        if target not in modules:
+        if target is None or target not in modules:
             raise InputError(f"lora: {file.path} is for {part or 'a denoiser'}, which this model lacks")
         found.setdefault(target, {}).update({(part or "", owner): half for owner, half in own.items()})
     if not found:

@@ -98,8 +98,8 @@ class LoraFile(NamedTuple):
         if "lora_alpha" not in settings:
             return 1.0
         patterns = settings.get("alpha_pattern") or {}
-        alpha = next((a for key, a in patterns.items() if _matches(key, owner)), settings["lora_alpha"])
-        return float(alpha) / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+        said: float = next((a for key, a in patterns.items() if _matches(key, owner)), settings["lora_alpha"])
+        return float(said) / (math.sqrt(rank) if settings.get("use_rslora") else rank)
 
 
 def _matches(key: str, owner: str) -> bool:

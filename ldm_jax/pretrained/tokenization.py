@@ -61,7 +61,7 @@ class Tokenizer:
 
     def with_tokens(self, tokens: Sequence[str]) -> Tokenizer:
         """The same with new tokens, whose ids follow the others; InputError where one is there already."""
-        pipeline, pad = Pipeline.from_str(self._pipeline.to_str()), self._pipeline.id_to_token(self.pad_id)
+        pipeline, pad = Pipeline.from_str(self._pipeline.to_str()), self._pipeline.id_to_token(self.pad_id) or ""
         for token in tokens:
             if pipeline.token_to_id(token) is not None:
                 raise InputError(f"token: {token!r} is a token of this model already; name another")

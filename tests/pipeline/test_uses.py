@@ -11,7 +11,10 @@ import pipelines
 import pytest
 
 import ldm_jax
+from ldm_jax import cli
+from ldm_jax.data.decoding import decode
 from ldm_jax.errors import InputError
+from ldm_jax.images import write_png
 
 USES = pipelines.script("uses").USES
 KEY = jax.random.key(0)
@@ -171,3 +174,47 @@ def test_diffusers_draws_from_what_we_save(name, models, tmp_path):
     script = [python, pipelines.ROOM / "uses.py", "check", name, tmp_path]
     done = subprocess.run(script, env=clean, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_command(folders, tmp_path, capsys, monkeypatch):
+    """sample.py paints in a picture, and enlarges one; what can't act is refused in one line."""
+    # One device compiles faster than eight.
+    monkeypatch.setattr("ldm_jax.pipeline.everywhere", lambda: None)
+    use, small = USES["sd15_inpaint"], pipelines.script("uses").images(USES["sd2_upscale"])
+    image, mask = pipelines.script("uses").images(use)[0], pipelines.script("uses").mask(use)
+    files = {name: str(tmp_path / f"{name}.png") for name in ("image", "mask", "small", "odd")}
+    write_png(tmp_path / "image.png", image)
+    write_png(tmp_path / "mask.png", (255 * mask).astype(np.uint8)[..., None])
+    write_png(tmp_path / "small.png", small[0])
+    write_png(tmp_path / "odd.png", image[:8])
+    out = ["--steps", "2", "--guidance", "1", "--out", str(tmp_path / "x.png"), "--overwrite"]
+    painted = ["--image", files["image"], "--mask", files["mask"], "--paste", "--prompt", "a cat"]
+    assert cli.run("sample", [str(folders["sd15_inpaint"]), *painted, *out]) == 0, capsys.readouterr().err
+    drawn = decode(tmp_path / "x.png")
+    np.testing.assert_array_equal(drawn[mask == 0], image[mask == 0])
+    assert np.abs(drawn.astype(int) - image)[mask == 1].mean() > 3
+    assert cli.run("sample", ["--again", str(tmp_path / "x.png"), "--out", str(tmp_path / "y.png")]) == 0
+    np.testing.assert_array_equal(decode(tmp_path / "y.png"), drawn)
+    assert (
+        cli.run("sample", [str(folders["sd2_upscale"]), "--upscale", files["small"], "--noise-level", "9", *out]) == 0
+    )
+    assert decode(tmp_path / "x.png").shape == (16, 16, 3)
+    capsys.readouterr()
+    cases = [
+        ("sd15_inpaint", ["--prompt", "a"], "mask: this model paints in images"),
+        (
+            "sd15_inpaint",
+            [*painted[:2], "--mask", files["odd"], "--prompt", "a"],
+            "mask: 8x16 must be of the image's size",
+        ),
+        ("sd2_upscale", ["--image", files["small"], "--strength", "0.5"], "it takes --upscale FILE"),
+        ("sdxl_replace", ["--upscale", files["small"], "--prompt", "a"], "upscale: this model doesn't enlarge images"),
+        ("sdxl_replace", ["--strength", "0.5", "--prompt", "a"], "strength: it changes nothing without --image FILE"),
+        ("sdxl_replace", ["--image", files["image"], "--paste", "--prompt", "a"], "paste: it changes nothing without"),
+        ("sdxl_replace", ["--image", files["image"], "--strength", "1.5"], "strength: 1.5 must be at most 1"),
+        ("sdxl_replace", ["--prompt", "a", "--lora", "x=y"], "lora: 'x=y' must be FILE or FILE=WEIGHT"),
+    ]
+    for name, words, message in cases:
+        assert cli.run("sample", [str(folders[name]), *words, *out]) == 2
+        err = capsys.readouterr().err
+        assert message in err and err.count("\n") == 1, err

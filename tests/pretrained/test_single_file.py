@@ -143,7 +143,7 @@ def test_averages_of_a_dit(tmp_path):
 @pytest.mark.parametrize("kind", ["vae", "sd1"])
 @pytest.mark.parametrize("wrapper", ["", "state_dict."])
 def test_one_network_alone(kind, wrapper, tmp_path):
-    """A VAE or a UNet without the prefix that whole checkpoints have; what its training left beside it is passed over."""
+    """A VAE or a UNet without the prefix of whole checkpoints; what its training left beside it is passed over."""
     prefix, module = CHECKPOINTS[kind]
     params = random_params(module)
     tensors = {name.removeprefix(prefix): value for name, value in compvis(kind, params).items()}
