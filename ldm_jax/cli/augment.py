@@ -35,7 +35,8 @@ def augment(args: Sequence[str]) -> int:
     check_output(options.out, overwrite=options.overwrite)
     model = load(options.model, sharding=everywhere())
     count = options.per_class * max(model.num_classes, 1)
-    check_size(options.out, count, model.shape, max(model.num_classes, 1))
+    h, w, c = model.shape
+    check_size(options.out, count, (h, w, c), max(model.num_classes, 1))
     drawn = model.augment(
         seeds.key(options.seed),
         options.per_class,

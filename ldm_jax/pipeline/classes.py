@@ -92,7 +92,7 @@ class Classes:
         key: Array,
         per_class: int,
         *,
-        keep: float = 1.0,
+        keep: float | int = 1.0,
         rounds: Rounds = AUGMENT,
         **sampling: Any,
     ) -> Labelled:
