@@ -14,13 +14,16 @@ from ldm_jax.diffusion.prediction import Estimate, expand
 from ldm_jax.diffusion.samplers.base import (
     Denoise,
     Sampler,
+    State,
     StatefulDenoise,
+    Step,
     advance,
     example_keys,
     normal,
     point,
     run,
     sample,
+    stateless,
 )
 from ldm_jax.diffusion.schedules import Schedule
 
@@ -70,14 +73,14 @@ def inpaint(sampler: Sampler, known: Float[Array, "b ..."], mask: Float[Array, "
     latents. mask, of a shape that broadcasts with z: 1 where to paint, 0 where known.
     """
 
-    def step(denoise, z, state, at):
+    def step(denoise: Denoise, z: Array, state: State, at: Step) -> tuple[Array, State]:
         z, state = sampler.step(denoise, z, state, at)
         return _put_back(z, known, mask, at), state
 
     return Sampler(sampler.init, step, evaluations=sampler.evaluations)
 
 
-def _put_back(z, known, mask, at):
+def _put_back(z: Array, known: Array, mask: Array, at: Step) -> Array:
     level = at.schedule.alpha(at.s) * known + at.schedule.sigma(at.s) * at.noise(_KNOWN)
     return mask * z + (1.0 - mask) * level
 
@@ -125,16 +128,16 @@ def repaint(
     if isinstance(denoise, StatefulDenoise):
         raise ValueError("denoise: a StatefulDenoise has no meaning on RePaint's way up")
 
-    def step(evaluate, z, state, at):
+    def step(evaluate: Denoise, z: Array, state: State, at: Step) -> tuple[Array, State]:
         a, b = point(at.schedule, at.t), point(at.schedule, at.s)
 
-        def up(z):
+        def up(z: Array) -> Array:
             keep = b.alpha / a.alpha
             return (keep * z + jnp.sqrt(jnp.maximum(b.sigma**2 - (keep * a.sigma) ** 2, 0.0)) * at.noise(0)).astype(
                 z.dtype
             )
 
-        def down(z):
+        def down(z: Array) -> Array:
             moved, _ = sampler.step(evaluate, z, state, at)
             return _put_back(moved, known, mask, at).astype(z.dtype)
 
@@ -155,15 +158,15 @@ def invert(
     time instead.
     """
 
-    def step(evaluate, z, state, at):
+    def step(evaluate: Denoise, z: Array, at: Step) -> Array:
         a, b = point(at.schedule, at.t), point(at.schedule, at.s)
         first = evaluate(z, at.t)
         guess = b.alpha * first.x0 + b.sigma * first.eps
         for _ in range(refine):
             guess = advance("eps", z, evaluate(guess.astype(z.dtype), at.s).eps, a, b)
-        return guess, state
+        return guess
 
-    return run(denoise, Sampler(lambda z: (), step), schedule, jnp.asarray(grid)[::-1], z, jax.random.key(0))
+    return run(denoise, stateless(step, None), schedule, jnp.asarray(grid)[::-1], z, jax.random.key(0))
 
 
 def slerp(a: Float[Array, "b ..."], b: Float[Array, "b ..."], fraction: float | Array) -> Float[Array, "b ..."]:
@@ -198,15 +201,14 @@ def tiled(
     which hides the seams of few windows.
     """
 
-    def windows(z):
-        spatial = z.shape[1:-1]
+    def windows(spatial: tuple[int, ...]) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
         size = (window,) * len(spatial) if isinstance(window, int) else window
         hop = (stride,) * len(spatial) if isinstance(stride, int) else stride
         size = tuple(min(s, n) for s, n in zip(size, spatial, strict=True))
         starts = [sorted({*range(0, n - s + 1, h), n - s}) for n, s, h in zip(spatial, size, hop, strict=True)]
         return size, list(itertools.product(*starts))
 
-    def weights(size) -> np.ndarray:
+    def weights(size: tuple[int, ...]) -> np.ndarray:
         total = np.ones(size)
         if border > 0:
             for axis, n in enumerate(size):
@@ -216,12 +218,15 @@ def tiled(
                 total = total * np.exp(-0.5 * (place / border) ** 2).reshape(shape)
         return total
 
-    def wrapped(z: Float[Array, "b ..."], t: Array) -> Any:
-        size, starts = windows(z)
+    def wrapped(z: Float[Array, "b ..."], t: Array, /) -> Estimate:
+        size, starts = windows(z.shape[1:-1])
         crops = jnp.stack(
             [z[(slice(None), *(slice(p, p + s) for p, s in zip(at, size, strict=True)))] for at in starts]
         )
-        one = lambda crop: Estimate(*denoise(crop, t)[:2])  # noqa: E731
+
+        def one(crop: Array) -> Estimate:
+            return Estimate(*denoise(crop, t)[:2])
+
         parts = jax.vmap(one)(crops) if batched else jax.lax.map(one, crops)
         weight = jnp.asarray(weights(size), z.dtype)[None, ..., None]
         total = jnp.zeros((1, *z.shape[1:-1], 1), z.dtype)

@@ -8,13 +8,13 @@ be numbers or arrays [b], traced or not: one compilation serves all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ldm_jax.diffusion.prediction import Estimate, estimate, expand, target
+from ldm_jax.diffusion.prediction import AnyEstimate, Estimate, estimate, expand, target
 from ldm_jax.diffusion.samplers import Denoise, StatefulDenoise
 from ldm_jax.diffusion.schedules import Schedule
 
@@ -24,28 +24,47 @@ Scale: TypeAlias = float | Float[Array, "*b"]
 class Branches(NamedTuple):
     """The estimates with and without the condition."""
 
-    conditional: Any
-    unconditional: Any
+    conditional: AnyEstimate
+    unconditional: AnyEstimate
 
 
-Pair: TypeAlias = Callable[[Any, Any], Branches]
+@runtime_checkable
+class Pair(Protocol):
+    """A denoiser with and without its condition: (z [b ...], t scalar or [b]) -> Branches."""
+
+    def __call__(self, z: Array, t: Array, /) -> Branches:
+        """Both estimates at z and t."""
+        ...
 
 
-def branches(denoise: Callable[[Any, Any, Any], Any], cond: Any, null: Any, batched: bool = True) -> Pair:
+@runtime_checkable
+class ConditionalDenoise(Protocol):
+    """A denoiser that takes its condition: (z [b ...], t scalar or [b], a pytree of arrays [b ...]) -> Estimate."""
+
+    def __call__(self, z: Array, t: Array, cond: Any, /) -> AnyEstimate:
+        """The estimate of x0 and eps at z and t, each of z's shape."""
+        ...
+
+
+def branches(denoise: ConditionalDenoise, cond: Any, null: Any, batched: bool = True) -> Pair:
     """(z, t) -> Branches, from denoise(z, t, cond) and the two conditions, pytrees of arrays [b ...].
 
     batched: both branches in one call on 2 b examples (faster on accelerators); otherwise in two calls (less memory).
     """
 
-    def pair(z: Float[Array, "b ..."], t: Float[Array, "*b"]) -> Branches:
+    def pair(z: Float[Array, "b ..."], t: Float[Array, "*b"], /) -> Branches:
         if not batched:
             return Branches(denoise(z, t, cond), denoise(z, t, null))
-        both = jax.tree.map(lambda c, n: jnp.concatenate([c, n]), cond, null)
+        both = jax.tree.map(_joined, cond, null)
         twice = jnp.concatenate([t, t]) if jnp.ndim(t) else t
         out = denoise(jnp.concatenate([z, z]), twice, both)
         return Branches(*(type(out)(*half) for half in zip(*(jnp.split(part, 2) for part in out), strict=True)))
 
     return pair
+
+
+def _joined(a: Array, b: Array) -> Array:
+    return jnp.concatenate([a, b])
 
 
 def _inside(interval: tuple[float, float], t: Float[Array, "*b"]) -> Array:
@@ -57,10 +76,10 @@ def _where(condition: Array, a: Any, b: Any, z: Array) -> Array:
     return jnp.where(condition.reshape(condition.shape + (1,) * (z.ndim - condition.ndim)), a, b)
 
 
-def _apart(a: Any, b: Any, scale: Array, channels: int | None) -> Any:
+def _apart(a: AnyEstimate, b: AnyEstimate, scale: Array, channels: int | None) -> AnyEstimate:
     """b + scale (a - b) in x0 and eps; in channels past the first few, and in anything learned, it is a."""
 
-    def mix(c, u):
+    def mix(c: Array, u: Array) -> Array:
         guided = u + scale * (c - u)
         if channels is None or channels >= c.shape[-1]:
             return guided
@@ -98,7 +117,7 @@ def classifier_free(
     if not plain and schedule is None:
         raise ValueError(f"schedule: None, but rescale = {rescale} needs the noise level")
 
-    def denoise(z: Float[Array, "b ..."], t: Float[Array, "*b"]) -> Any:
+    def denoise(z: Float[Array, "b ..."], t: Float[Array, "*b"], /) -> AnyEstimate:
         conditional, unconditional = pair(z, t)
         weight = expand(jnp.where(_inside(interval, t), scale, 1.0), z)
         guided = _apart(conditional, unconditional, weight, channels)
@@ -129,7 +148,7 @@ def cfg_zero_star(
     velocity eps - x0 is 0 for t > 1 - zero_init (the paper's first 4% of the steps). For flow models.
     """
 
-    def denoise(z: Float[Array, "b ..."], t: Float[Array, "*b"]) -> Any:
+    def denoise(z: Float[Array, "b ..."], t: Float[Array, "*b"], /) -> AnyEstimate:
         conditional, unconditional = pair(z, t)
         alpha, sigma = _coefficients(schedule, "cfg_zero_star", t, z)
         v_c, v_u = (branch.eps - branch.x0 for branch in (conditional, unconditional))
@@ -161,7 +180,7 @@ def apg(
     norm_threshold = 0 and momentum = 0 is classifier_free.
     """
 
-    def apply(z: Array, t: Array, average: Array) -> tuple[Any, Array]:
+    def apply(z: Array, t: Array, average: Array) -> tuple[AnyEstimate, Array]:
         conditional, unconditional = pair(z, t)
         alpha, sigma = _coefficients(schedule, "apg", t, z)
         axes = tuple(range(1, z.ndim))
@@ -191,7 +210,11 @@ def autoguidance(
 
     Karras et al. 2024 (arXiv 2406.02507), section 4: a smaller or less trained network with the same condition.
     """
-    return classifier_free(lambda z, t: Branches(denoise(z, t), weaker(z, t)), scale, interval)
+
+    def pair(z: Float[Array, "b ..."], t: Float[Array, "*b"], /) -> Branches:
+        return Branches(denoise(z, t), weaker(z, t))
+
+    return classifier_free(pair, scale, interval)
 
 
 def classifier(
@@ -206,10 +229,14 @@ def classifier(
     scale sigma^2 / alpha times the gradient; where alpha = 0 it stays.
     """
 
-    def guided(z: Float[Array, "b ..."], t: Float[Array, "*b"]) -> Any:
+    def guided(z: Float[Array, "b ..."], t: Float[Array, "*b"], /) -> AnyEstimate:
         plain = denoise(z, t)
         alpha, sigma = _coefficients(schedule, "classifier", t, z)
-        gradient = jax.grad(lambda z: log_probability(z, t).sum())(z)
+
+        def total(z: Array) -> Array:
+            return log_probability(z, t).sum()
+
+        gradient = jax.grad(total)(z)
         step = expand(jnp.asarray(scale), z) * sigma * gradient
         pure = alpha == 0
         moved = jnp.where(pure, 0.0, sigma / jnp.where(pure, 1.0, alpha)) * step
@@ -226,7 +253,7 @@ def compose(unconditional: Denoise, conditionals: Sequence[Denoise], scales: Seq
     if len(conditionals) != len(scales):
         raise ValueError(f"scales: {len(scales)} of them for {len(conditionals)} conditionals")
 
-    def denoise(z: Float[Array, "b ..."], t: Float[Array, "*b"]) -> Any:
+    def denoise(z: Float[Array, "b ..."], t: Float[Array, "*b"], /) -> AnyEstimate:
         base = unconditional(z, t)
         x0, eps = base.x0, base.eps
         for one, scale in zip(conditionals, scales, strict=True):
