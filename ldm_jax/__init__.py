@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ldm_jax.diffusion.samplers import sample
     from ldm_jax.pipeline import LatentDiffusion, load
 
+    __version__: str
+
 __all__ = ["Config", "LatentDiffusion", "__version__", "grids", "guidance", "load", "sample", "samplers", "schedules"]
 
 _HOMES = {

@@ -69,7 +69,7 @@ def test_a_run_folder_that_holds_another_config(trained, config_file, tmp_path, 
     assert run("train", [config_file, "--workdir", str(copy), "--denoiser.width", "64"]) == 2
     _, err = capfd.readouterr()
     assert "denoiser.width: 64" in err
-    assert "begun with 32" in err
+    assert "started with 32" in err
     assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
 
 

@@ -111,7 +111,7 @@ def test_inspect_what_isn_t_finished(trained, tmp_path, capfd):
     assert run("inspect", [str(copy)]) == 0
     lines = capfd.readouterr().out.splitlines()
     assert lines[1].startswith("  autoencoder: step 5 of 8, loss ")
-    assert lines[2] == "  denoiser: not begun of 8"
+    assert lines[2] == "  denoiser: not started of 8"
     assert lines[-1] == "model: none yet; it is saved when training ends"
 
 

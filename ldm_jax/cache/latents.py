@@ -171,7 +171,7 @@ def encode_all(
     """The latents of all of the loader's images, from `folder` if it holds exactly these, otherwise encoded now.
 
     Latents of an earlier state of the autoencoder are replaced. Latents of other images are not: a run's folder whose
-    data have changed meanwhile is not a run to go on with. Every process encodes its share on all of its `devices` (all
+    data have changed meanwhile can't be resumed. Every process encodes its share on all of its `devices` (all
     local ones where None); `batch_size` images at a time, rounded up to a multiple of their number.
 
     identity: a text that tells what was encoded, JSON if its fields shall be told apart in messages. dtype: of the

@@ -66,7 +66,7 @@ def described(path: Path, tensors: bool = False) -> Iterator[str]:
 
 
 def run_lines(path: Path) -> Iterator[str]:
-    """Where a run stands, and the config that it was begun with, a section a line."""
+    """Where a run stands, and the config that it was started with, a section a line."""
     config = _object(path / "config.json")
     last: dict[str, dict[str, Any]] = {}
     metrics = path / "metrics.jsonl"
@@ -84,7 +84,7 @@ def run_lines(path: Path) -> Iterator[str]:
         goal = training.get("steps") if isinstance(training, dict) else None
         row = last.get(stage)
         kept = sorted(int(p.name) for p in (path / stage).glob("[0-9]*") if p.name.isdecimal())
-        at = f"step {row['step']:,}" if row and isinstance(row.get("step"), int) else "not begun"
+        at = f"step {row['step']:,}" if row and isinstance(row.get("step"), int) else "not started"
         of = f" of {goal:,}" if isinstance(goal, int) else ""
         loss = f", loss {row['loss']:.4g}" if row and isinstance(row.get("loss"), float) else ""
         saved = f"; checkpoints at {', '.join(f'{k:,}' for k in kept)}" if kept else ""

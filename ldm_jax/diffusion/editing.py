@@ -17,13 +17,16 @@ from ldm_jax.diffusion.prediction import Estimate, expand
 from ldm_jax.diffusion.samplers.base import (
     Denoise,
     Sampler,
+    State,
     StatefulDenoise,
+    Step,
     advance,
     example_keys,
     normal,
     point,
     run,
     sample,
+    stateless,
     times_type,
 )
 from ldm_jax.diffusion.schedules import Schedule
@@ -121,7 +124,7 @@ def inpaint(
     known = wide("known", known)
     mask = mask_for(mask, known)
 
-    def step(denoise, z, state, at):
+    def step(denoise: Denoise, z: Array, state: State, at: Step) -> tuple[Array, State]:
         alike(z=z, known=known)
         z, state = sampler.step(denoise, z, state, at)
         if noise is None:
@@ -132,7 +135,7 @@ def inpaint(
     return sampler._replace(step=step, order=None)
 
 
-def _put_back(z, known, mask, at):
+def _put_back(z: Array, known: Array, mask: Array, at: Step) -> Array:
     level = at.schedule.alpha(at.s) * known + at.schedule.sigma(at.s) * at.noise(_KNOWN)
     return mask * z + (1.0 - mask) * level
 
@@ -184,16 +187,16 @@ def repaint(
     known = wide("known", known)
     mask = mask_for(mask, known)
 
-    def step(evaluate, z, state, at):
+    def step(evaluate: Denoise, z: Array, state: State, at: Step) -> tuple[Array, State]:
         a, b = point(at.schedule, at.t), point(at.schedule, at.s)
 
-        def up(z):
+        def up(z: Array) -> Array:
             keep = b.alpha / a.alpha
             return (keep * z + jnp.sqrt(jnp.maximum(b.sigma**2 - (keep * a.sigma) ** 2, 0.0)) * at.noise(0)).astype(
                 z.dtype
             )
 
-        def down(z):
+        def down(z: Array) -> Array:
             moved, _ = sampler.step(evaluate, z, state, at)
             return _put_back(moved, known, mask, at).astype(z.dtype)
 
@@ -217,15 +220,15 @@ def invert(
         raise InputError(f"refine: {refine!r} must be at least 0")
     grids.check(grid, repeats=True)
 
-    def step(evaluate, z, state, at):
+    def step(evaluate: Denoise, z: Array, at: Step) -> Array:
         a, b = point(at.schedule, at.t), point(at.schedule, at.s)
         first = evaluate(z, at.t)
         guess = b.alpha * first.x0 + b.sigma * first.eps
         for _ in range(refine):
             guess = advance("eps", z, evaluate(guess.astype(z.dtype), at.s).eps, a, b)
-        return guess, state
+        return guess
 
-    return run(denoise, Sampler(lambda z: (), step), schedule, jnp.asarray(grid)[::-1], z, jax.random.key(0))
+    return run(denoise, stateless(step, None), schedule, jnp.asarray(grid)[::-1], z, jax.random.key(0))
 
 
 def slerp(a: Float[Array, "b ..."], b: Float[Array, "b ..."], fraction: float | Array) -> Float[Array, "b ..."]:
@@ -268,8 +271,7 @@ def tiled(
     if not 0.0 <= border < float("inf"):
         raise InputError(f"border: {border!r} must be a finite number of at least 0")
 
-    def windows(z):
-        spatial = z.shape[1:-1]
+    def windows(spatial: tuple[int, ...]) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
         size = (window,) * len(spatial) if isinstance(window, int) else window
         hop = (stride,) * len(spatial) if isinstance(stride, int) else stride
         if not len(size) == len(hop) == len(spatial):
@@ -280,7 +282,7 @@ def tiled(
         starts = [sorted({*range(0, n - s + 1, h), n - s}) for n, s, h in zip(spatial, size, hop, strict=True)]
         return size, list(itertools.product(*starts))
 
-    def weights(size) -> np.ndarray:
+    def weights(size: tuple[int, ...]) -> np.ndarray:
         total = np.ones(size)
         if border > 0:
             for axis, n in enumerate(size):
@@ -291,12 +293,15 @@ def tiled(
                 total = total * np.maximum(np.exp(-0.5 * (place / border) ** 2), 1e-6).reshape(shape)
         return total
 
-    def wrapped(z: Float[Array, "b ..."], t: Array) -> Any:
-        size, starts = windows(z)
+    def wrapped(z: Float[Array, "b ..."], t: Array, /) -> Estimate:
+        size, starts = windows(z.shape[1:-1])
         crops = jnp.stack(
             [z[(slice(None), *(slice(p, p + s) for p, s in zip(at, size, strict=True)))] for at in starts]
         )
-        one = lambda crop: Estimate(*denoise(crop, t)[:2])  # noqa: E731
+
+        def one(crop: Array) -> Estimate:
+            return Estimate(*denoise(crop, t)[:2])
+
         parts = jax.vmap(one)(crops) if batched else jax.lax.map(one, crops)
         dtypes = [part.dtype for part in parts]
         parts = [wide("estimate", part) for part in parts]

@@ -8,7 +8,7 @@ be numbers or arrays [b], traced or not: one compilation serves all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ldm_jax.diffusion.precision import alike, wide
-from ldm_jax.diffusion.prediction import Estimate, estimate, expand, target
+from ldm_jax.diffusion.prediction import AnyEstimate, Estimate, estimate, expand, target
 from ldm_jax.diffusion.samplers import Denoise, StatefulDenoise
 from ldm_jax.diffusion.schedules import Schedule
 from ldm_jax.errors import InputError
@@ -28,28 +28,47 @@ Scale: TypeAlias = float | Float[Array, "*b"]
 class Branches(NamedTuple):
     """The estimates with and without the condition."""
 
-    conditional: Any
-    unconditional: Any
+    conditional: AnyEstimate
+    unconditional: AnyEstimate
 
 
-Pair: TypeAlias = Callable[[Any, Any], Branches]
+@runtime_checkable
+class Pair(Protocol):
+    """A denoiser with and without its condition: (z [b ...], t scalar or [b]) -> Branches."""
+
+    def __call__(self, z: Array, t: Array, /) -> Branches:
+        """Both estimates at z and t."""
+        ...
 
 
-def branches(denoise: Callable[[Any, Any, Any], Any], cond: Any, null: Any, batched: bool = True) -> Pair:
+@runtime_checkable
+class ConditionalDenoise(Protocol):
+    """A denoiser that takes its condition: (z [b ...], t scalar or [b], a pytree of arrays [b ...]) -> Estimate."""
+
+    def __call__(self, z: Array, t: Array, cond: Any, /) -> AnyEstimate:
+        """The estimate of x0 and eps at z and t, each of z's shape."""
+        ...
+
+
+def branches(denoise: ConditionalDenoise, cond: Any, null: Any, batched: bool = True) -> Pair:
     """(z, t) -> Branches, from denoise(z, t, cond) and the two conditions, pytrees of arrays [b ...].
 
     batched: both branches in one call on 2 b examples (faster on accelerators); otherwise in two calls (less memory).
     """
 
-    def pair(z: Float[Array, "b ..."], t: Float[Array, "*b"]) -> Branches:
+    def pair(z: Float[Array, "b ..."], t: Float[Array, "*b"], /) -> Branches:
         if not batched:
             return Branches(denoise(z, t, cond), denoise(z, t, null))
-        both = jax.tree.map(lambda c, n: jnp.concatenate([c, n]), cond, null)
+        both = jax.tree.map(_joined, cond, null)
         twice = jnp.concatenate([t, t]) if jnp.ndim(t) else t
         out = denoise(jnp.concatenate([z, z]), twice, both)
         return Branches(*(type(out)(*half) for half in zip(*(jnp.split(part, 2) for part in out), strict=True)))
 
     return pair
+
+
+def _joined(a: Array, b: Array) -> Array:
+    return jnp.concatenate([a, b])
 
 
 def _checked(scale: Any, interval: tuple[float, float] = (0.0, 1.0)) -> Any:
@@ -83,11 +102,11 @@ def _where(condition: Array, a: Any, b: Any, z: Array) -> Array:
     return jnp.where(condition.reshape(condition.shape + (1,) * (z.ndim - condition.ndim)), a, b)
 
 
-def _apart(a: Any, b: Any, scale: Array, channels: int | None) -> Any:
+def _apart(a: AnyEstimate, b: AnyEstimate, scale: Array, channels: int | None) -> AnyEstimate:
     """b + scale (a - b) in x0 and eps; in channels past the first few, and in anything learned, it is a."""
     alike(conditional=a.x0, unconditional=b.x0)
 
-    def mix(c, u):
+    def mix(c: Array, u: Array) -> Array:
         guided = u + scale * (c - u)
         if channels is None or channels >= c.shape[-1]:
             return guided
@@ -128,7 +147,7 @@ def classifier_free(
         raise InputError(f"rescale: {rescale} must be in [0, 1]")
     _checked(scale, interval)
 
-    def denoise(z: Float[Array, "b ..."], t: Float[Array, "*b"]) -> Any:
+    def denoise(z: Float[Array, "b ..."], t: Float[Array, "*b"], /) -> AnyEstimate:
         given, z = pair(z, t), wide("z", z)
         conditional, unconditional = (_wide(branch) for branch in given)
         weight = expand(jnp.where(_inside(interval, t), scale, 1.0), z)
@@ -161,7 +180,7 @@ def cfg_zero_star(
     """
     _checked(scale, interval)
 
-    def denoise(z: Float[Array, "b ..."], t: Float[Array, "*b"]) -> Any:
+    def denoise(z: Float[Array, "b ..."], t: Float[Array, "*b"], /) -> AnyEstimate:
         given, z = pair(z, t), wide("z", z)
         conditional, unconditional = (_wide(branch) for branch in given)
         alike(conditional=conditional.x0, unconditional=unconditional.x0)
@@ -196,7 +215,7 @@ def apg(
     """
     _checked(scale, interval)
 
-    def apply(z: Array, t: Array, average: Array) -> tuple[Any, Array]:
+    def apply(z: Array, t: Array, average: Array) -> tuple[AnyEstimate, Array]:
         given, z = pair(z, t), wide("z", z)
         conditional, unconditional = (_wide(branch) for branch in given)
         alike(conditional=conditional.x0, unconditional=unconditional.x0)
@@ -218,7 +237,10 @@ def apg(
         )
         return _narrow(guided, given.conditional), average
 
-    return StatefulDenoise(lambda z: jnp.zeros_like(wide("z", z)), apply)
+    def init(z: Array) -> Array:
+        return jnp.zeros_like(wide("z", z))
+
+    return StatefulDenoise(init, apply)
 
 
 def autoguidance(
@@ -228,7 +250,11 @@ def autoguidance(
 
     Karras et al. 2024 (arXiv 2406.02507), section 4: a smaller or less trained network with the same condition.
     """
-    return classifier_free(lambda z, t: Branches(denoise(z, t), weaker(z, t)), scale, interval)
+
+    def pair(z: Float[Array, "b ..."], t: Float[Array, "*b"], /) -> Branches:
+        return Branches(denoise(z, t), weaker(z, t))
+
+    return classifier_free(pair, scale, interval)
 
 
 def classifier(
@@ -244,10 +270,14 @@ def classifier(
     """
     _checked(scale)
 
-    def guided(z: Float[Array, "b ..."], t: Float[Array, "*b"]) -> Any:
+    def guided(z: Float[Array, "b ..."], t: Float[Array, "*b"], /) -> AnyEstimate:
         plain = denoise(z, t)
         alpha, sigma = _coefficients(schedule, "classifier", t, z)
-        gradient = jax.grad(lambda z: log_probability(z, t).sum())(z)
+
+        def total(z: Array) -> Array:
+            return log_probability(z, t).sum()
+
+        gradient = jax.grad(total)(z)
         step = expand(jnp.asarray(scale), z) * sigma * gradient
         pure = alpha == 0
         moved = jnp.where(pure, 0.0, sigma / jnp.where(pure, 1.0, alpha)) * step
@@ -266,7 +296,7 @@ def compose(unconditional: Denoise, conditionals: Sequence[Denoise], scales: Seq
     for scale in scales:
         _checked(scale)
 
-    def denoise(z: Float[Array, "b ..."], t: Float[Array, "*b"]) -> Any:
+    def denoise(z: Float[Array, "b ..."], t: Float[Array, "*b"], /) -> AnyEstimate:
         base = unconditional(z, t)
         x0, eps = base.x0, base.eps
         for one, scale in zip(conditionals, scales, strict=True):

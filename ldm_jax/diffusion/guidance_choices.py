@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 from ldm_jax.choices import choice
@@ -11,14 +12,15 @@ from ldm_jax.diffusion.guidance import Pair, Scale
 from ldm_jax.diffusion.schedules import Schedule
 from ldm_jax.errors import InputError
 
-RANGES = {
-    "rescale": ("in [0, 1]", lambda value: 0.0 <= value <= 1.0),
-    "zero_init": ("in [0, 1]", lambda value: 0.0 <= value <= 1.0),
-    "eta": ("a finite number", math.isfinite),
-    "norm_threshold": ("at least 0 (0: no threshold)", lambda value: 0.0 <= value < math.inf),
-    "momentum": ("between -1 and 1", lambda value: -1.0 < value < 1.0),
+LARGEST = sys.float_info.max
+RANGES: dict[str, tuple[str, float, float]] = {
+    "rescale": ("in [0, 1]", 0.0, 1.0),
+    "zero_init": ("in [0, 1]", 0.0, 1.0),
+    "eta": ("a finite number", -LARGEST, LARGEST),
+    "norm_threshold": ("at least 0 (0: no threshold)", 0.0, LARGEST),
+    "momentum": ("between -1 and 1", math.nextafter(-1.0, 0.0), math.nextafter(1.0, 0.0)),
 }
-"""What the rules' options must be, and whether they are."""
+"""What the rules' options must be, the least and the largest of it."""
 
 
 def _check(self: Any) -> None:
@@ -26,8 +28,9 @@ def _check(self: Any) -> None:
     if not 0.0 <= low <= high <= 1.0:
         raise InputError(f"sampling.rule.interval: {self.interval} must be two rising times in [0, 1]")
     for name, value in self.options().items():
-        if name in RANGES and not RANGES[name][1](value):
-            raise InputError(f"sampling.rule.{name}: {value} must be {RANGES[name][0]}")
+        what, least, most = RANGES.get(name, ("", value, value))
+        if not least <= value <= most:
+            raise InputError(f"sampling.rule.{name}: {value} must be {what}")
 
 
 def _classifier_free(

@@ -54,21 +54,24 @@ def log_likelihood(
         scale = 1.0
     else:
         keys = example_keys(key, shape[0])
-        draw = jax.vmap(lambda k: jax.random.rademacher(k, (probes, *shape[1:]), z.dtype))
-        vectors = jnp.moveaxis(draw(keys), 1, 0)
+
+        def draw(key: Array) -> Array:
+            return jax.random.rademacher(key, (probes, *shape[1:]), z.dtype)
+
+        vectors = jnp.moveaxis(jax.vmap(draw)(keys), 1, 0)
         scale = 1.0 / probes
 
-    def slope(y, u, t):
+    def slope(y: Array, u: Array, t: Array) -> tuple[Array, Array]:
         """dy/du, and its divergence [b]."""
 
-        def field(y):
+        def field(y: Array) -> Array:
             return own.slope(denoise(own.scale(t) * y, t), t)
 
         value, push = jax.linearize(field, y)
         pushed = jax.vmap(push)(vectors)
         return value, scale * (vectors * pushed).reshape(vectors.shape[0], shape[0], -1).sum((0, 2))
 
-    def body(carry, ends):
+    def body(carry: tuple[Array, Array], ends: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
         y, total = carry
         a, b = ends
         u, width = own.place(a), own.place(b) - own.place(a)

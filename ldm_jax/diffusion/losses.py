@@ -53,7 +53,7 @@ def distance(
     raise InputError(f"kind: {kind!r} is not one of {', '.join(get_args(Distance))}")
 
 
-def _factor(kind: AnyKind, alpha, sigma):
+def _factor(kind: AnyKind, alpha: Array, sigma: Array) -> Array:
     """sigma^2 times the squared error of `kind` for a unit error of x0; finite at both ends."""
     if isinstance(kind, Preconditioning):
         return (sigma**2 + (kind.sigma_data * alpha) ** 2) / kind.sigma_data**2
@@ -136,7 +136,7 @@ def weight(
 def dlogsnr(schedule: Schedule, t: Float[Array, "*b"]) -> Float[Array, "*b"]:
     """d logsnr / dt, negative; infinite where alpha or sigma is 0."""
 
-    def log_ratio(t):
+    def log_ratio(t: Array) -> Array:
         return 2.0 * (jnp.log(schedule.alpha(t)) - jnp.log(schedule.sigma(t)))
 
     return jax.jvp(log_ratio, (t,), (jnp.ones_like(t),))[1]
@@ -188,7 +188,7 @@ def hybrid_vlb(
     return mean_example(jnp.where(none, 0.0, jnp.where(last, ending, kl))) / math.log(2.0)
 
 
-def _discretized(x0, mean, log_scale):
+def _discretized(x0: Array, mean: Array, log_scale: Array) -> Array:
     """log of a Gaussian's mass in the bin of x0 (width 2 / 255, open at -1 and 1)."""
     scale = jnp.exp(-log_scale)
     upper = jax.scipy.stats.norm.logcdf(scale * (x0 - mean + 1.0 / 255.0))
@@ -198,8 +198,11 @@ def _discretized(x0, mean, log_scale):
     return jnp.where(x0 < -0.999, upper, jnp.where(x0 > 0.999, above, inside))
 
 
-def _draws(keys: Array, shape: tuple[int, ...], dtype) -> Float[Array, "..."]:
-    return jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
+def _draws(keys: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, "..."]:
+    def draw(key: Array) -> Array:
+        return jax.random.normal(key, shape, dtype)
+
+    return jax.vmap(draw)(keys)
 
 
 def noise_offset(keys: Array, noise: Float[Array, "b ... c"], strength: float = 0.1) -> Float[Array, "b ... c"]:

@@ -63,6 +63,9 @@ class LearnedEstimate(NamedTuple):
     variance: Float[Array, "*shape"]
 
 
+AnyEstimate: TypeAlias = Estimate | LearnedEstimate
+
+
 def expand(per_example: Float[Array, "*b"], like: Float[Array, "b ..."]) -> Float[Array, "..."]:
     """A scalar or [b] array with trailing axes added until it broadcasts against `like` [b ...], of its type.
 
@@ -88,7 +91,7 @@ def _unknown(kind: object) -> InputError:
     return InputError(f"kind: {kind!r} is not one of {', '.join(KINDS)} or a Preconditioning")
 
 
-def _skip_out(kind: Preconditioning, alpha, sigma):
+def _skip_out(kind: Preconditioning, alpha: Array, sigma: Array) -> tuple[Array, Array]:
     """c_skip / alpha and c_out, multiplied out so that alpha = 0 or sigma = 0 divide nothing by 0."""
     s = kind.sigma_data
     square = sigma**2 + (s * alpha) ** 2
@@ -214,7 +217,7 @@ def split_learned(output: Float[Array, "b ... twice_c"]) -> tuple[Float[Array, "
 
 
 def clip_x0(
-    estimate: Estimate | LearnedEstimate,
+    estimate: AnyEstimate,
     z_t: Float[Array, "b ..."],
     alpha: Float[Array, "*b"],
     sigma: Float[Array, "*b"],
@@ -222,7 +225,7 @@ def clip_x0(
     percentile: float | None = None,
     maximum: float = float("inf"),
     consistent: bool = True,
-) -> Estimate | LearnedEstimate:
+) -> AnyEstimate:
     """The estimate with x0 kept within [-limit, limit], or thresholded dynamically; for pixels, not for latents.
 
     percentile (0.995, say): each example's x0 is clipped to that quantile s of |x0| and divided by s, where s lies in

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from functools import lru_cache
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +72,7 @@ def time(schedule: Schedule, logsnr: Times) -> Times:
         return own(logsnr)
     wanted = wide_times(logsnr)
 
-    def halve(_, bounds):
+    def halve(_: Any, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
         middle = 0.5 * (low + high)
         clean = 2.0 * (jnp.log(schedule.alpha(middle)) - jnp.log(schedule.sigma(middle))) > wanted

@@ -20,7 +20,7 @@ from ldm_jax.processes import main_process
 from ldm_jax.serialization import to_tree
 
 CHANGEABLE = ("sampling", "parallel")
-"""What a finished or begun run may be continued with; everything else would make it another experiment."""
+"""What may change when a run is resumed or extended; everything else would make it another experiment."""
 CHANGEABLE_TRAINING = (
     "steps",
     "learning_rate",
@@ -57,7 +57,7 @@ def check_same(old: Config, new: Config, workdir: Path) -> None:
         name = differing[0]
         more = f" (and {len(differing) - 1} more fields)" if len(differing) > 1 else ""
         raise InputError(
-            f"{name}: {after.get(name)} but {workdir} was begun with {before.get(name)}{more}; "
+            f"{name}: {after.get(name)} but {workdir} was started with {before.get(name)}{more}; "
             "take another --workdir or the old value"
         )
 

@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """What a published number must be told with; None where it does not apply."""
+    """What must be reported with a published number; None where it does not apply."""
 
     subject: Mapping[str, Any]
     """kind ("model" or "samples"), path, image_size, channels, hash of the weights or of the images."""

@@ -96,7 +96,8 @@ class GroupNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Features) -> Features:
         norm = nn.GroupNorm(self.groups, epsilon=self.epsilon, dtype=jnp.float32, use_fast_variance=False, name="norm")
-        return norm(x.astype(jnp.float32)).astype(self.dtype)
+        with jax.numpy_dtype_promotion("standard"):  # Flax multiplies by parameters of any type.
+            return norm(x.astype(jnp.float32)).astype(self.dtype)
 
 
 class ResBlock(nn.Module):

@@ -171,7 +171,7 @@ class SelfAttention(nn.Module):
 
 
 class JointBlock(nn.Module):
-    """One block: both streams are modulated, meet in one attention, and go on apart."""
+    """One block: both streams are modulated, attend jointly, and have MLPs of their own."""
 
     config: MMDiTConfig
     dual: bool = False

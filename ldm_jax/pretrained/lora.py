@@ -67,7 +67,7 @@ def merge(params: Any, adapters: Mapping[str, Adapter], scale: Any = 1.0) -> Any
             raise InputError(f"lora: the network has no {path}")
         kernel = flat[place]
         delta = jnp.asarray(down, jnp.float32) @ jnp.asarray(up, jnp.float32)
-        flat[place] = (kernel + scale * delta).astype(kernel.dtype)
+        flat[place] = (kernel.astype(jnp.float32) + scale * delta).astype(kernel.dtype)
     return unflatten_dict(flat)
 
 

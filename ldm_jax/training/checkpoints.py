@@ -41,7 +41,7 @@ def _fingerprint(x: jax.Array) -> jax.Array:
     """A sum of all elements' bits, each times an odd number of its place, modulo 2^32.
 
     Odd numbers have an inverse, so no single changed element goes unnoticed. The sum is the same however the array is
-    split over devices, and is taken where the array lies: nothing is copied or gathered for it.
+    split over devices, and is taken where the array lies: nothing is copied or moved between devices for it.
     """
     if _is_key(x):
         x = jax.random.key_data(x)

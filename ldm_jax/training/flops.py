@@ -35,9 +35,9 @@ def count_flops(function: Callable[..., Any], *arguments: Any) -> float:
     """FLOPs of function(*arguments), which is traced and not run: two for each multiply-add of matrix products and
     convolutions, all else is left out.
 
-    A scan counts as often as it runs, a while loop once, of branches the dearest; recomputation (remat) counts. Inside
-    of shard_map and pmap shapes are those of one device, and so is the count. A custom kernel that holds its products
-    in another form (cuDNN's attention) is not seen.
+    A scan counts as often as it runs, a while loop once, a conditional as its most expensive branch; recomputation
+    (remat) counts. Inside of shard_map and pmap shapes are those of one device, and so is the count. A custom kernel
+    that holds its products in another form (cuDNN's attention) is not seen.
     """
     return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 

@@ -162,7 +162,7 @@ class Fitting:
             jax.block_until_ready(self._pending[-2])
 
     def _after(self, step: int, state: TrainState, stop: StopSignal) -> TrainState:
-        """Records, saves and shows what is due after a step; returns the state as it goes on."""
+        """Records, saves and shows what is due after a step; returns the state to continue from."""
         training, last = self.training, step == self.training.steps
         looking = last or step % training.sample_every == 0
         logging_now = looking or step % training.log_every == 0

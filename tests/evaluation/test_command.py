@@ -29,7 +29,7 @@ def small_networks():
 
     @jax.jit
     def project(images):
-        x = jnp.broadcast_to(images, (*images.shape[:3], 3)).reshape(len(images), -1) / 255.0
+        x = jnp.broadcast_to(images, (*images.shape[:3], 3)).reshape(len(images), -1).astype(jnp.float32) / 255.0
         pool = jnp.tanh(x @ w)
         return {"pool": pool, "spatial": pool[:, :5], "logits_unbiased": 3 * pool}
 

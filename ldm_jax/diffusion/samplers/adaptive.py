@@ -67,11 +67,11 @@ def sample_adaptive(
     lam_start = jnp.where(jnp.isfinite(lam_start), lam_start, backed)
     lam_end = 0.5 * logsnr(schedule, jnp.asarray(end, dtype))
 
-    def coefficients(lam):
+    def coefficients(lam: Array) -> tuple[Array, Array, Array]:
         t = jnp.clip(time(schedule, 2.0 * lam), 0.0, 1.0)
         return t, schedule.alpha(t), schedule.sigma(t)
 
-    def advance(z, mean, lam, width):
+    def advance(z: Array, mean: Array, lam: Array, width: Array) -> Array:
         """DDIM's step with per-example coefficients."""
         _, alpha_a, sigma_a = coefficients(lam)
         _, alpha_b, sigma_b = coefficients(lam + width)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
-from ldm_jax.diffusion.samplers.base import Order, Sampler, point, renew, split_noise, stateless
+from ldm_jax.diffusion.prediction import LearnedEstimate
+from ldm_jax.diffusion.samplers.base import Denoise, Order, Point, Sampler, Step, point, renew, split_noise, stateless
 from ldm_jax.diffusion.schedules import EDM, timestep
 from ldm_jax.errors import InputError
 
@@ -20,7 +23,7 @@ def ddim(eta: float = 0.0) -> Sampler:
     k-diffusion's Euler in sigma, and on RectifiedFlow it is Euler in t. One evaluation a step.
     """
 
-    def step(denoise, z, at):
+    def step(denoise: Denoise, z: Array, at: Step) -> Array:
         estimate = denoise(z, at.t)
         a, b = point(at.schedule, at.t), point(at.schedule, at.s)
         kept, fresh = split_noise(a, b, eta)
@@ -41,7 +44,7 @@ def ddpm(variance: Literal["small", "large", "learned"] = "small") -> Sampler:
     if variance not in ("large", "learned"):
         raise InputError(f"variance: {variance!r} is not one of small, large, learned")
 
-    def step(denoise, z, at):
+    def step(denoise: Denoise, z: Array, at: Step) -> Array:
         estimate = denoise(z, at.t)
         a, b = point(at.schedule, at.t), point(at.schedule, at.s)
         kept, fresh = split_noise(a, b, 1.0)
@@ -49,6 +52,8 @@ def ddpm(variance: Literal["small", "large", "learned"] = "small") -> Sampler:
         clean = b.sigma == 0
         large = jnp.maximum(a.sigma**2 - (a.alpha / b.alpha * b.sigma) ** 2, 0.0)
         if variance == "learned":
+            if not isinstance(estimate, LearnedEstimate):
+                raise ValueError("variance: 'learned' needs a denoiser that gives a LearnedEstimate")
             low = jnp.log(jnp.where(clean, 1.0, fresh**2))
             high = jnp.log(jnp.where(clean, 1.0, large))
             deviation = jnp.exp(0.5 * (estimate.variance * high + (1.0 - estimate.variance) * low))
@@ -75,7 +80,7 @@ def lcm(timestep_scaling: float = 10.0, sigma_data: float = 0.5) -> Sampler:
     s^2 / (tau^2 + s^2), tau = timestep_scaling times the network's timestep, which matters at the cleanest steps only.
     """
 
-    def step(denoise, z, at):
+    def step(denoise: Denoise, z: Array, at: Step) -> Array:
         x0 = denoise(z, at.t).x0
         # EDM's timestep is a logarithm, which the boundary condition doesn't mean.
         tau = timestep_scaling * (1000.0 * at.t if isinstance(at.schedule, EDM) else timestep(at.schedule, at.t))
@@ -95,7 +100,7 @@ def tcd(eta: float = 0.3, table: int | None = None) -> Sampler:
     were trained; the sampler then ends at the table's first step, with no noise added there.
     """
 
-    def step(denoise, z, at):
+    def step(denoise: Denoise, z: Array, at: Step) -> Array:
         estimate = denoise(z, at.t)
         if table is None:
             middle = (1.0 - eta) * at.s
@@ -126,7 +131,7 @@ def euler_maruyama(
     straight to the estimated x0 (tweedie), the ODE's step (euler), or like all others (none). SiT's grids end with a
     longer step of 0.04. One evaluation a step; weak order 1.
     """
-    shapes = {
+    shapes: dict[str, Callable[[Array, Point, Array, Array], Array]] = {
         "sigma": lambda t, a, d_alpha, d_sigma: a.sigma,
         "linear": lambda t, a, d_alpha, d_sigma: t,
         "constant": lambda t, a, d_alpha, d_sigma: jnp.ones_like(t),
@@ -141,7 +146,7 @@ def euler_maruyama(
     if last not in ("mean", "tweedie", "euler", "none"):
         raise InputError(f"last: {last!r} is not one of mean, tweedie, euler, none")
 
-    def step(denoise, z, at):
+    def step(denoise: Denoise, z: Array, at: Step) -> Array:
         a, b = point(at.schedule, at.t), point(at.schedule, at.s)
         one = jnp.ones_like(at.t)
         d_alpha, d_sigma = (jax.jvp(f, (at.t,), (one,))[1] for f in (at.schedule.alpha, at.schedule.sigma))

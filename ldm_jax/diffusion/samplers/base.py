@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,20 @@ from jaxtyping import Array, Float
 
 from ldm_jax.diffusion import grids
 from ldm_jax.diffusion.precision import checked
+from ldm_jax.diffusion.prediction import AnyEstimate
 from ldm_jax.diffusion.schedules import Schedule
 from ldm_jax.errors import InputError
 
-Denoise: TypeAlias = Callable[[Any, Any], Any]
-"""(z [b ...], t scalar or [b]) -> Estimate"""
+
+@runtime_checkable
+class Denoise(Protocol):
+    """A denoiser: (z [b ...], t scalar or [b]) -> Estimate."""
+
+    def __call__(self, z: Array, t: Array, /) -> AnyEstimate:
+        """The estimate of x0 and eps at z and t, each of z's shape."""
+        ...
+
+
 State: TypeAlias = Any
 Form: TypeAlias = Literal["x0", "eps", "v"]
 
@@ -29,7 +38,7 @@ class StatefulDenoise(NamedTuple):
     """
 
     init: Callable[[Array], Any]
-    apply: Callable[[Array, Array, Any], tuple[Any, Any]]
+    apply: Callable[[Array, Array, Any], tuple[AnyEstimate, Any]]
 
 
 class Step(NamedTuple):
@@ -37,8 +46,8 @@ class Step(NamedTuple):
 
     t: Float[Array, ""]
     s: Float[Array, ""]
-    index: Array
-    count: int
+    index: Array  # pyright: ignore[reportIncompatibleMethodOverride] (tuple.index, which no one calls)
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride] (tuple.count)
     schedule: Schedule
     noise: Callable[[int], Array]
     """noise(k) is standard normal of z's shape, fresh for every step and every k."""
@@ -73,7 +82,14 @@ class Sampler(NamedTuple):
 
 def stateless(step: Callable[[Denoise, Array, Step], Array], order: Order | None, evaluations: int = 1) -> Sampler:
     """A sampler that remembers nothing."""
-    return Sampler(lambda z: (), lambda denoise, z, state, at: (step(denoise, z, at), state), order, evaluations)
+
+    def init(z: Array) -> tuple[()]:
+        return ()
+
+    def keep(denoise: Denoise, z: Array, state: State, at: Step) -> tuple[Array, State]:
+        return step(denoise, z, at), state
+
+    return Sampler(init, keep, order, evaluations)
 
 
 def example_keys(key: Array, n: int) -> Array:
@@ -94,7 +110,11 @@ def normal(keys: Array, like: Float[Array, "b ..."], *folds: int | Array) -> Flo
         raise InputError(f"key: {keys.shape[0]} keys must be one, or one for each of {like.shape[0]} examples")
     for fold in folds:
         keys = jax.vmap(jax.random.fold_in, (0, None))(keys, fold)
-    return jax.vmap(lambda k: jax.random.normal(k, like.shape[1:], like.dtype))(keys)
+
+    def draw(key: Array) -> Array:
+        return jax.random.normal(key, like.shape[1:], like.dtype)
+
+    return jax.vmap(draw)(keys)
 
 
 def sample(
@@ -136,31 +156,44 @@ def times_type(z: Array) -> Any:
     return jnp.promote_types(checked("z", z).dtype, jnp.float32)
 
 
-def run(denoise, sampler, schedule, grid, z, key, *, noise=None, observe=None, remat=False) -> Any:
+def run(
+    denoise: Denoise | StatefulDenoise,
+    sampler: Sampler,
+    schedule: Schedule,
+    grid: Float[Array, "n_plus_1"],
+    z: Float[Array, "b ..."],
+    key: Array,
+    *,
+    noise: Callable[[Array, int], Array] | None = None,
+    observe: Callable[[Array, Any, Step], Any] | None = None,
+    remat: bool = False,
+) -> Any:
     """`sample` without the check that the grid descends: inversion goes up, RePaint goes both ways."""
     keys = example_keys(key, z.shape[0])
     # Times in bfloat16 would have eight bits; steps are taken in the wider type, too, and the denoiser sees z's own.
     wide = times_type(z)
     grid = jnp.asarray(grid, wide)
     count = grid.shape[0] - 1
-    plain = not isinstance(denoise, StatefulDenoise)
 
-    def body(carry, xs):
+    def widen(part: Array) -> Array:
+        return part.astype(wide)
+
+    def body(carry: tuple[Array, State, Any], xs: tuple[Array, Array, Array]) -> tuple[Any, Any]:
         z, state, memory = carry
         t, s, index = xs
-        latest = {"memory": memory, "estimate": None}
+        latest: dict[str, Any] = {"memory": memory, "estimate": None}
 
-        def evaluate(z_t, time):
-            if plain:
+        def evaluate(z_t: Array, time: Array, /) -> AnyEstimate:
+            if not isinstance(denoise, StatefulDenoise):
                 result = denoise(z_t.astype(z.dtype), time)
             else:
                 result, latest["memory"] = denoise.apply(z_t.astype(z.dtype), time, latest["memory"])
-            result = jax.tree.map(lambda part: part.astype(wide), result)
+            result = jax.tree.map(widen, result)
             if observe is not None:
                 latest["estimate"] = result
             return result
 
-        def draw(k):
+        def draw(k: int) -> Array:
             return (normal(keys, z, index, k) if noise is None else noise(index, k)).astype(wide)
 
         at = Step(t, s, index, count, schedule, draw)
@@ -169,7 +202,7 @@ def run(denoise, sampler, schedule, grid, z, key, *, noise=None, observe=None, r
         seen = None if observe is None else observe(after, latest["estimate"], at)
         return (after, state, latest["memory"]), seen
 
-    start = (z, sampler.init(z), () if plain else denoise.init(z))
+    start = (z, sampler.init(z), denoise.init(z) if isinstance(denoise, StatefulDenoise) else ())
     scanned = (grid[:-1], grid[1:], jnp.arange(count))
     (z, _, _), seen = jax.lax.scan(jax.checkpoint(body) if remat else body, start, scanned)
     return z if observe is None else (z, seen)

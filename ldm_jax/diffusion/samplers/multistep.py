@@ -21,10 +21,13 @@ import numpy as np
 from jaxtyping import Array
 
 from ldm_jax.diffusion.samplers.base import (
+    Denoise,
     Form,
     Order,
     Point,
     Sampler,
+    State,
+    Step,
     advance,
     part,
     point,
@@ -39,8 +42,7 @@ Rules: TypeAlias = Rule | tuple[Rule, Rule]
 
 # 16 nodes integrate a cubic times e^x over steps of |x| <= 15 to 1e-9: fewer cases than the closed forms, and none of
 # their cancellation in small steps.
-_NODES, _MASSES = np.polynomial.legendre.leggauss(16)
-_NODES, _MASSES = 0.5 * (_NODES + 1.0), 0.5 * _MASSES
+_PLACES, _MASSES = np.polynomial.legendre.leggauss(16)
 
 
 def _basis(nodes: list[Array], use: list[Array], x: Array) -> Array:
@@ -68,8 +70,8 @@ def mean_weights(nodes: list[Array], use: list[Array], width: Array, rate: float
     safe = jnp.where(jnp.isfinite(width), width, 0.0)
     if rule == "midpoint":
         return _basis(nodes, use, 0.5 * safe[None])[:, 0]
-    x = safe * jnp.asarray(_NODES, safe.dtype)
-    mass = jnp.asarray(_MASSES, safe.dtype) * jnp.exp(rate * x - jnp.maximum(rate * safe, 0.0))
+    x = safe * jnp.asarray(0.5 * (_PLACES + 1.0), safe.dtype)
+    mass = jnp.asarray(0.5 * _MASSES, safe.dtype) * jnp.exp(rate * x - jnp.maximum(rate * safe, 0.0))
     mass = mass / mass.sum()
     values = _basis(nodes, use, x)
     if rule == "published":
@@ -145,12 +147,14 @@ def multistep(
         raise InputError(f"order: {order!r} is not in 1..4")
     rate = {"x0": 1.0 + eta, "eps": -1.0, "v": 0.0}[form] if variable == "lam" else 0.0
     rules = rule if isinstance(rule, tuple) else (rule, rule)
-    plan = orders or (lambda count: falling_orders(order, count, lower_final=False))
+
+    def plan(count: int) -> np.ndarray:
+        return falling_orders(order, count, lower_final=False) if orders is None else orders(count)
 
     def place(at: Point) -> Array:
         return at.lam if variable == "lam" else at.rho
 
-    def step(denoise, z, history, at):
+    def step(denoise: Denoise, z: Array, history: History, at: Step) -> tuple[Array, History]:
         a, b = point(at.schedule, at.t), point(at.schedule, at.s)
         estimate = denoise(z, at.t)
         history = history.push(part(form, estimate, a), place(a))
@@ -165,7 +169,11 @@ def multistep(
     # The value at the middle, and half of the curvature, are means of order 2.
     reached = order if rules[order > 2] == "exact" else min(order, 2)
     claim = Order(reached, start=2 if reached > 2 else None) if eta == 0.0 else Order(min(order, 2), "weak")
-    return Sampler(lambda z: History.empty(order, z), step, claim)
+
+    def init(z: Array) -> History:
+        return History.empty(order, z)
+
+    return Sampler(init, step, claim)
 
 
 def dpm_solver(
@@ -217,7 +225,11 @@ def deis(order: Literal[1, 2, 3] = 3, lower_order_final: bool = False) -> Sample
 
     The polynomial in log rho integrated over rho is the exact mean under e^-lam: the multistep DPM-Solver in eps.
     """
-    return multistep(order, "eps", orders=lambda count: falling_orders(order, count, lower_order_final))
+
+    def orders(count: int) -> np.ndarray:
+        return falling_orders(order, count, lower_order_final)
+
+    return multistep(order, "eps", orders=orders)
 
 
 def lms(order: Literal[1, 2, 3, 4] = 4) -> Sampler:
@@ -261,7 +273,7 @@ def unipc(
         safe = jnp.where((width == 0) | ~jnp.isfinite(width), 1.0, width)
         return -rate * safe / jnp.expm1(-rate * safe)
 
-    def init(z):
+    def init(z: Array) -> UniPCState:
         dtype = np.promote_types(z.dtype, np.float32)
         return UniPCState(History.empty(order, z), z.astype(dtype), jnp.zeros((), dtype))
 
@@ -269,9 +281,9 @@ def unipc(
         orders = np.minimum(np.arange(count) + 1, order)
         return np.minimum(orders, np.arange(count, 0, -1)) if lower_order_final else orders
 
-    def correct(z, new, state, a, at):
+    def correct(z: Array, new: Array, state: UniPCState, a: Point, at: Step) -> Array:
         """UniC on the step that led here: z at a, recomputed with the prediction that was made at a."""
-        # Before the first step there is none; the point itself keeps what is thrown away finite.
+        # Before the first step there is none; with a's own point the discarded result stays finite.
         before = point(at.schedule, jnp.where(at.index == 0, at.t, state.t.astype(at.t.dtype)))
         width = a.lam - before.lam
         table = orders_at(at.count)
@@ -293,7 +305,7 @@ def unipc(
         # The prediction made in pure noise has no place in lam: nothing to correct with.
         return jnp.where((at.index > 0) & good & ~skipped, better, z)
 
-    def step(denoise, z, state, at):
+    def step(denoise: Denoise, z: Array, state: State, at: Step) -> tuple[Array, State]:
         a, b = point(at.schedule, at.t), point(at.schedule, at.s)
         estimate = denoise(z, at.t)
         new = part(form, estimate, a)

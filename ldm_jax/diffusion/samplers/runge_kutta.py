@@ -12,12 +12,14 @@ The same ODE in three variables, each with d y / d u linear in the estimate:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
-from ldm_jax.diffusion.samplers.base import Order, Sampler, point, stateless
+from ldm_jax.diffusion.prediction import AnyEstimate
+from ldm_jax.diffusion.samplers.base import Denoise, Order, Sampler, Step, point, stateless
 from ldm_jax.diffusion.schedules import Schedule, time
 from ldm_jax.errors import InputError
 
@@ -42,41 +44,72 @@ RK4 = Tableau((0.0, 0.5, 0.5, 1.0), ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (
 class Frame(NamedTuple):
     """The functions of one Variable: z / y and u at a time, the slope of an estimate there, the time of a u."""
 
-    scale: Callable
-    place: Callable
-    slope: Callable
-    time: Callable
+    scale: Callable[[Array], Array]
+    place: Callable[[Array], Array]
+    slope: Callable[[AnyEstimate, Array], Array]
+    time: Callable[[Array], Array]
+
+
+def _flow(schedule: Schedule) -> Frame:
+    def scale(t: Array) -> Array:
+        return schedule.alpha(t) + schedule.sigma(t)
+
+    def place(t: Array) -> Array:
+        return schedule.sigma(t) / (schedule.alpha(t) + schedule.sigma(t))
+
+    def slope(estimate: AnyEstimate, t: Array) -> Array:
+        return estimate.eps - estimate.x0
+
+    def when(u: Array) -> Array:
+        return time(schedule, 2.0 * (jnp.log1p(-u) - jnp.log(u)))
+
+    return Frame(scale, place, slope, when)
+
+
+def _rho(schedule: Schedule) -> Frame:
+    def place(t: Array) -> Array:
+        return schedule.sigma(t) / schedule.alpha(t)
+
+    def slope(estimate: AnyEstimate, t: Array) -> Array:
+        return estimate.eps
+
+    def when(u: Array) -> Array:
+        return time(schedule, -2.0 * jnp.log(u))
+
+    return Frame(schedule.alpha, place, slope, when)
+
+
+def _direct(schedule: Schedule) -> Frame:
+    def same(t: Array) -> Array:
+        return t
+
+    def slope(estimate: AnyEstimate, t: Array) -> Array:
+        one = jnp.ones_like(t)
+        _, d_alpha = jax.jvp(schedule.alpha, (t,), (one,))
+        _, d_sigma = jax.jvp(schedule.sigma, (t,), (one,))
+        return d_alpha * estimate.x0 + d_sigma * estimate.eps
+
+    return Frame(jnp.ones_like, same, slope, same)
 
 
 def frame(variable: Variable, schedule: Schedule) -> Frame:
     """The Frame of `variable` on `schedule`."""
-    if variable == "t":
-
-        def slope(estimate, t):
-            one = jnp.ones_like(t)
-            _, d_alpha = jax.jvp(schedule.alpha, (t,), (one,))
-            _, d_sigma = jax.jvp(schedule.sigma, (t,), (one,))
-            return d_alpha * estimate.x0 + d_sigma * estimate.eps
-
-        return Frame(jnp.ones_like, lambda t: t, slope, lambda u: u)
-    if variable == "rho":
-        return Frame(
-            schedule.alpha,
-            lambda t: schedule.sigma(t) / schedule.alpha(t),
-            lambda estimate, t: estimate.eps,
-            lambda u: time(schedule, -2.0 * jnp.log(u)),
-        )
-    if variable == "flow":
-        return Frame(
-            lambda t: schedule.alpha(t) + schedule.sigma(t),
-            lambda t: schedule.sigma(t) / (schedule.alpha(t) + schedule.sigma(t)),
-            lambda estimate, t: estimate.eps - estimate.x0,
-            lambda u: time(schedule, 2.0 * (jnp.log1p(-u) - jnp.log(u))),
-        )
+    frames = {"flow": _flow, "rho": _rho, "t": _direct}
+    if variable in frames:
+        return frames[variable](schedule)
     raise InputError(f"variable: {variable!r} is not one of {', '.join(get_args(Variable))}")
 
 
-def move(denoise, z, t, s, schedule: Schedule, tableau: Tableau, variable: Variable, clean_stage: bool = False):
+def move(
+    denoise: Denoise,
+    z: Array,
+    t: Array,
+    s: Array,
+    schedule: Schedule,
+    tableau: Tableau,
+    variable: Variable,
+    clean_stage: bool = False,
+) -> Array:
     """z at time s, from z at time t, by one step of the tableau.
 
     A step that ends without noise is taken by Euler's rule if the tableau would evaluate there (Karras et al. 2022,
@@ -94,8 +127,8 @@ def move(denoise, z, t, s, schedule: Schedule, tableau: Tableau, variable: Varia
     width = jnp.where(early, 0.0, own.place(inner) - own.place(t))
     scale = own.scale(t)
     y = z / jnp.where(scale == 0, 1.0, scale)
-    slopes = []
-    first: Any = None
+    slopes: list[Array] = []
+    estimates: list[AnyEstimate] = []
     for node, row in zip(tableau.nodes, tableau.matrix, strict=True):
         if node == 0.0:
             at, stage = t, z
@@ -103,11 +136,10 @@ def move(denoise, z, t, s, schedule: Schedule, tableau: Tableau, variable: Varia
             at = inner if node == 1.0 else jnp.where(early, t, own.time(jnp.where(early, 0.5, u + node * width)))
             moved = y + width * sum(c * k for c, k in zip(row, slopes, strict=False) if c)
             stage = jnp.where(early, z, own.scale(at) * moved)
-        estimate = denoise(stage, at)
-        first = estimate if first is None else first
-        slopes.append(own.slope(estimate, at))
+        estimates.append(denoise(stage, at))
+        slopes.append(own.slope(estimates[-1], at))
     ends = own.scale(inner) * (y + width * sum(c * k for c, k in zip(tableau.weights, slopes, strict=True) if c))
-    euler = z + (s - t) * slopes[0] if variable == "t" else b.alpha * first.x0 + b.sigma * first.eps
+    euler = z + (s - t) * slopes[0] if variable == "t" else b.alpha * estimates[0].x0 + b.sigma * estimates[0].eps
     return jnp.where(early, euler, ends)
 
 
@@ -115,16 +147,16 @@ def runge_kutta(tableau: Tableau, variable: Variable = "flow", clean_stage: bool
     """The sampler of an explicit Runge-Kutta tableau; len(tableau.nodes) evaluations a step.
 
     variable: see the module. clean_stage: also evaluate the denoiser at sigma = 0, in the last step's stage there;
-    velocity networks bear it, others were never trained there, so by default that step is Euler's. The scan's steps are
-    all alike, so the evaluations of that step are still made.
+    velocity networks can be evaluated there, others were never trained there, so by default that step is Euler's. The
+    scan's steps are all alike, so the evaluations of that step are still made.
     """
     if variable not in get_args(Variable):
         raise InputError(f"variable: {variable!r} is not one of {', '.join(get_args(Variable))}")
-    return stateless(
-        lambda denoise, z, at: move(denoise, z, at.t, at.s, at.schedule, tableau, variable, clean_stage=clean_stage),
-        None if tableau.order is None else Order(tableau.order),
-        len(tableau.nodes),
-    )
+
+    def step(denoise: Denoise, z: Array, at: Step) -> Array:
+        return move(denoise, z, at.t, at.s, at.schedule, tableau, variable, clean_stage=clean_stage)
+
+    return stateless(step, None if tableau.order is None else Order(tableau.order), len(tableau.nodes))
 
 
 def euler(variable: Variable = "flow") -> Sampler:
@@ -161,7 +193,7 @@ def edm(
     in [s_min, s_max], then takes Heun's step (order 2; Euler's for 1) in rho. s_churn = 0 is heun("rho").
     """
 
-    def step(denoise, z, at):
+    def step(denoise: Denoise, z: Array, at: Step) -> Array:
         a = point(at.schedule, at.t)
         inside = (a.rho >= s_min) & (a.rho <= s_max)
         gamma = jnp.where(inside, min(s_churn / at.count, 2.0**0.5 - 1.0), 0.0)

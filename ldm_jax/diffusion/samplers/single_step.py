@@ -14,10 +14,12 @@ from jaxtyping import Array
 
 from ldm_jax.diffusion import grids
 from ldm_jax.diffusion.samplers.base import (
+    Denoise,
     Form,
     Order,
     Point,
     Sampler,
+    State,
     Step,
     advance,
     part,
@@ -48,7 +50,7 @@ def two_stage(form: Form, eta: float = 0.0, middle: float = 0.5, s_noise: float 
     """
     share = 0.5 / middle
 
-    def step(denoise, z, at):
+    def step(denoise: Denoise, z: Array, at: Step) -> Array:
         a, b = point(at.schedule, at.t), point(at.schedule, at.s)
         kept, fresh = split_noise(a, b, eta)
         estimate = denoise(z, at.t)
@@ -89,7 +91,7 @@ def dpmpp_sde(eta: float = 1.0, middle: float = 0.5, s_noise: float = 1.0) -> Sa
     """
     share = 0.5 / middle
 
-    def step(denoise, z, at):
+    def step(denoise: Denoise, z: Array, at: Step) -> Array:
         a, b = point(at.schedule, at.t), point(at.schedule, at.s)
         estimate = denoise(z, at.t)
         inner, m = _stage(at, a, b.lam - a.lam, middle)
@@ -148,11 +150,11 @@ def dpm_solver_single(
     """
     rate = 1.0 + eta if form == "x0" else -1.0
 
-    def init(z):
+    def init(z: Array) -> SingleState:
         dtype = np.promote_types(z.dtype, np.float32)
         return SingleState(History.empty(order, z), z.astype(dtype), jnp.zeros((), dtype))
 
-    def step(denoise, z, state, at):
+    def step(denoise: Denoise, z: Array, state: State, at: Step) -> tuple[Array, State]:
         table = single_step_orders(order, at.count, lower_order_final)
         if euler_at_final:
             table[-1] = 1
@@ -246,16 +248,16 @@ def pndm(
     time at which to take the coefficients of where its step starts, if not the time it started at.
     """
 
-    def init(z):
+    def init(z: Array) -> PNDMState:
         dtype = np.promote_types(z.dtype, np.float32)
         zero = jnp.zeros(z.shape, dtype)
         return PNDMState(jnp.zeros((3, *z.shape), dtype), zero, zero, jnp.zeros((), dtype))
 
-    def step(denoise, z, state, at):
+    def step(denoise: Denoise, z: Array, state: State, at: Step) -> tuple[Array, State]:
         program = _program(at.count, warmup)
         dtype = state.z.dtype
 
-        def now(column):
+        def now(column: np.ndarray) -> Array:
             return jnp.asarray(column)[at.index]
 
         estimate = denoise(z, at.t)

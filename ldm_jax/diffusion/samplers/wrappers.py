@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
-from ldm_jax.diffusion.prediction import clip_x0
-from ldm_jax.diffusion.samplers.base import Sampler
+from ldm_jax.diffusion.prediction import AnyEstimate, clip_x0
+from ldm_jax.diffusion.samplers.base import Denoise, Sampler, State, Step
 
 
 def clipped(
@@ -24,8 +25,8 @@ def clipped(
     section 2.3, thresholds.
     """
 
-    def step(denoise, z, state, at):
-        def seen(z_t, t):
+    def step(denoise: Denoise, z: Array, state: State, at: Step) -> tuple[Array, State]:
+        def seen(z_t: Array, t: Array, /) -> AnyEstimate:
             alpha, sigma = at.schedule.alpha(t), at.schedule.sigma(t)
             return clip_x0(denoise(z_t, t), z_t, alpha, sigma, limit, percentile, maximum, consistent)
 
@@ -43,7 +44,7 @@ def retargeted(
     reproduce such samplers. starts: the times at which the steps begin, for grids that are a part of the whole one.
     """
 
-    def step(denoise, z, state, at):
+    def step(denoise: Denoise, z: Array, state: State, at: Step) -> tuple[Array, State]:
         i = at.index if starts is None else jnp.argmin(jnp.abs(jnp.asarray(np.asarray(starts), at.t.dtype) - at.t))
         return sampler.step(denoise, z, state, at._replace(s=jnp.asarray(np.asarray(targets), at.t.dtype)[i]))
 
