@@ -19,7 +19,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ldm_jax.diffusion.betas import Kind, betas, log_alphas, zero_terminal
+from ldm_jax.diffusion.knots import Knots
 from ldm_jax.diffusion.precision import wide_times
+from ldm_jax.diffusion.resolution import resolution_shift
 from ldm_jax.errors import InputError
 
 __all__ = [
@@ -351,25 +353,6 @@ def shift(schedule: Schedule, s: float) -> Schedule:
     return Shifted(schedule, float(s))
 
 
-def resolution_shift(
-    tokens: int,
-    base_tokens: int = 256,
-    max_tokens: int = 4096,
-    base: float = 0.5,
-    maximum: float = 1.15,
-    exponential: bool = True,
-) -> float:
-    """The shift s for an image of that many tokens: linear in the tokens between two resolutions.
-
-    Esser et al. 2024 (arXiv 2403.03206), section 5.3.2, derives sqrt(m / n); Flux interpolates mu linearly between
-    (base_tokens, base) and (max_tokens, maximum), with s = exp(mu) (exponential) or mu itself.
-    """
-    if max_tokens <= base_tokens:
-        raise InputError(f"max_tokens: {max_tokens} must be more than base_tokens, {base_tokens}")
-    mu = base + (maximum - base) * (tokens - base_tokens) / (max_tokens - base_tokens)
-    return math.exp(mu) if exponential else mu
-
-
 @dataclasses.dataclass(frozen=True)
 class Rescaled:
     """A VP schedule that ends in pure noise: alpha' = (alpha - alpha(1)) / (1 - alpha(1)), sigma'^2 = 1 - alpha'^2."""
@@ -407,35 +390,6 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
     if isinstance(schedule, EDM):
         raise InputError("schedule: EDM keeps alpha = 1 and has no zero terminal SNR")
     return Rescaled(schedule)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
-class Knots:
-    """A schedule known at given times only, interpolated in between: what another library's table of sigmas becomes.
-
-    times [n] ascend; alphas, sigmas, timesteps [n] are the values there. A pytree, so that one compilation serves every
-    table of the same length. Between knots alpha and sigma are linear in t.
-    """
-
-    times: Float[Array, "n"]
-    alphas: Float[Array, "n"]
-    sigmas: Float[Array, "n"]
-    timesteps: Float[Array, "n"]
-
-    def alpha(self, t: Times) -> Times:
-        return jnp.interp(wide_times(t), self.times, self.alphas)
-
-    def sigma(self, t: Times) -> Times:
-        return jnp.interp(wide_times(t), self.times, self.sigmas)
-
-    def time(self, logsnr: Times) -> Times:
-        # The first knot may be clean, at logsnr = +inf, where interpolation has nothing to hold on to.
-        ratio = jnp.maximum(self.sigmas, jnp.finfo(self.sigmas.dtype).tiny ** 0.5) / self.alphas
-        return jnp.interp(-0.5 * wide_times(logsnr), jnp.log(ratio), self.times)
-
-    def timestep(self, t: Times) -> Times:
-        return jnp.interp(wide_times(t), self.times, self.timesteps)
 
 
 ScheduleChoice: TypeAlias = RectifiedFlow | Cosine | VP | EDM | DiscreteBetas | Shifted | Rescaled
