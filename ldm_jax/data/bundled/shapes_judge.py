@@ -32,7 +32,7 @@ def _read(x: Float[np.ndarray, "h w 3"], patch: Bool[np.ndarray, "h w"]) -> Thin
     pixels = x[inner if inner.any() else patch]
     colour = _nearest(np.median(pixels, axis=0))
     rows, columns = np.nonzero(patch)
-    box = rows.min(), rows.max(), columns.min(), columns.max()
+    box = int(rows.min()), int(rows.max()), int(columns.min()), int(columns.max())
     # How much ink a pixel has, as the masks have it: the share of the way from white to the object's colour.
     way = 255.0 - np.asarray(COLOURS[colour], np.float32)
     near: Any = ndimage.binary_dilation(patch)
