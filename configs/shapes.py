@@ -35,7 +35,7 @@ def get_config() -> Config:
         process=Process(RectifiedFlow(), "flow", times=LogitNormal()),
         stages=(
             AutoencoderTraining(
-                steps=600,
+                steps=900,
                 learning_rate=2e-3,
                 warmup=50,
                 ema=0.99,

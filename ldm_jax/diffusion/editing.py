@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Shaped
 
 from ldm_jax.diffusion import grids
-from ldm_jax.diffusion.precision import alike, wide
+from ldm_jax.diffusion.precision import alike, wide, widened
 from ldm_jax.diffusion.prediction import Estimate, expand
 from ldm_jax.diffusion.samplers.base import (
     Denoise,
@@ -93,7 +93,7 @@ def mask_for(mask: Any, known: Array) -> Array:
         doubt = "may be meant in two ways" if fitting else "does not fit"
         raise InputError(f"mask: {list(given)} {doubt} for latents {list(known.shape)}; give it as [b *space 1]")
     (shape,) = fitting
-    dtype = jnp.promote_types(known.dtype, jnp.float32)
+    dtype = widened(known.dtype)
     values, bytes_ = jnp.asarray(mask).reshape(shape), jnp.asarray(mask).dtype == jnp.uint8
     if isinstance(values, Tracer):
         # Of a traced mask the values aren't known: 255 can only be a uint8's white.

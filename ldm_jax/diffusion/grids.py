@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ldm_jax.diffusion.precision import widened
 from ldm_jax.diffusion.schedules import EDM, DiscreteBetas, Schedule, time
 from ldm_jax.errors import InputError
 
@@ -76,7 +77,7 @@ def linspace(steps: int, start: float = 1.0, end: float = 0.0) -> Grid:
 def shifted(grid: Grid, s: float) -> Grid:
     """Moves times towards the noise: t' = s t / (1 + (s - 1) t). Esser et al. 2024 (arXiv 2403.03206), eq. 23."""
     grid = jnp.asarray(grid)
-    grid = grid.astype(jnp.promote_types(grid.dtype, jnp.float32))
+    grid = grid.astype(widened(grid.dtype))
     return _shift(s) * grid / (1.0 + (s - 1.0) * grid)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from ldm_jax.diffusion.precision import alike, wide
+from ldm_jax.diffusion.precision import alike, checked, wide
 from ldm_jax.diffusion.prediction import AnyEstimate, Estimate, estimate, expand, target
 from ldm_jax.diffusion.samplers import Denoise, StatefulDenoise
 from ldm_jax.diffusion.schedules import Schedule
@@ -148,7 +148,7 @@ def classifier_free(
     _checked(scale, interval)
 
     def denoise(z: Float[Array, "b ..."], t: Float[Array, "*b"], /) -> AnyEstimate:
-        given, z = pair(z, t), wide("z", z)
+        given, z = pair(checked("z", z), t), wide("z", z)
         conditional, unconditional = (_wide(branch) for branch in given)
         weight = expand(jnp.where(_inside(interval, t), scale, 1.0), z)
         guided = _apart(conditional, unconditional, weight, channels)
@@ -181,7 +181,7 @@ def cfg_zero_star(
     _checked(scale, interval)
 
     def denoise(z: Float[Array, "b ..."], t: Float[Array, "*b"], /) -> AnyEstimate:
-        given, z = pair(z, t), wide("z", z)
+        given, z = pair(checked("z", z), t), wide("z", z)
         conditional, unconditional = (_wide(branch) for branch in given)
         alike(conditional=conditional.x0, unconditional=unconditional.x0)
         alpha, sigma = _coefficients(schedule, "cfg_zero_star", t, z)
@@ -216,7 +216,7 @@ def apg(
     _checked(scale, interval)
 
     def apply(z: Array, t: Array, average: Array) -> tuple[AnyEstimate, Array]:
-        given, z = pair(z, t), wide("z", z)
+        given, z = pair(checked("z", z), t), wide("z", z)
         conditional, unconditional = (_wide(branch) for branch in given)
         alike(conditional=conditional.x0, unconditional=unconditional.x0)
         alpha, sigma = _coefficients(schedule, "apg", t, z)
@@ -271,17 +271,18 @@ def classifier(
     _checked(scale)
 
     def guided(z: Float[Array, "b ..."], t: Float[Array, "*b"], /) -> AnyEstimate:
-        plain = denoise(z, t)
-        alpha, sigma = _coefficients(schedule, "classifier", t, z)
+        given = denoise(checked("z", z), t)
+        plain = _wide(given)
 
         def total(z: Array) -> Array:
             return log_probability(z, t).sum()
 
-        gradient = jax.grad(total)(z)
-        step = expand(jnp.asarray(scale), z) * sigma * gradient
+        gradient = wide("gradient", jax.grad(total)(z))
+        alpha, sigma = _coefficients(schedule, "classifier", t, gradient)
+        step = expand(jnp.asarray(scale), gradient) * sigma * gradient
         pure = alpha == 0
         moved = jnp.where(pure, 0.0, sigma / jnp.where(pure, 1.0, alpha)) * step
-        return plain._replace(x0=plain.x0 + moved, eps=plain.eps - step)
+        return _narrow(plain._replace(x0=plain.x0 + moved, eps=plain.eps - step), given)
 
     return guided
 
@@ -297,7 +298,7 @@ def compose(unconditional: Denoise, conditionals: Sequence[Denoise], scales: Seq
         _checked(scale)
 
     def denoise(z: Float[Array, "b ..."], t: Float[Array, "*b"], /) -> AnyEstimate:
-        base = unconditional(z, t)
+        base = unconditional(checked("z", z), t)
         x0, eps = base.x0, base.eps
         for one, scale in zip(conditionals, scales, strict=True):
             weight, own = expand(jnp.asarray(scale), z), one(z, t)

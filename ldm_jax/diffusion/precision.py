@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ldm_jax.errors import InputError
 
@@ -21,16 +22,21 @@ def checked(name: str, x: Any) -> Any:
     return x
 
 
+def widened(dtype: Any) -> Any:
+    """float32, or the type itself where that is float64; of whole numbers float32, too."""
+    return np.promote_types(dtype, np.float32) if jnp.issubdtype(dtype, jnp.floating) else np.dtype(np.float32)
+
+
 def wide(name: str, x: Any) -> jax.Array:
     """x in float32 at least; InputError where it is not of floats."""
     x = checked(name, jnp.asarray(x))
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(widened(x.dtype))
 
 
 def wide_times(t: Any) -> jax.Array:
     """Times in float32 at least; whole numbers are times, too."""
     t = jnp.asarray(t)
-    return t.astype(jnp.promote_types(t.dtype, jnp.float32))
+    return t.astype(widened(t.dtype))
 
 
 def alike(**arrays: Any) -> None:

@@ -253,13 +253,13 @@ class DiscreteBetas:
         if not self.zero_snr:
             return jnp.exp(self.log_alpha(t))
         last, line = self._ending(t)
-        return jnp.where(last, line, jnp.exp(self.log_alpha(jnp.where(last, 0.0, t))))
+        return jnp.where(last, line, jnp.exp(self.log_alpha(jnp.where(last, 0.0, wide_times(t)))))
 
     def sigma(self, t: Times) -> Times:
         if not self.zero_snr:
             return _root(-jnp.expm1(2.0 * self.log_alpha(t)))
         last, line = self._ending(t)
-        return _root(jnp.where(last, 1.0 - line**2, -jnp.expm1(2.0 * self.log_alpha(jnp.where(last, 0.0, t)))))
+        return _root(jnp.where(last, 1.0 - line**2, -jnp.expm1(2.0 * self.log_alpha(jnp.where(last, 0.0, wide_times(t))))))
 
     def time(self, logsnr: Times) -> Times:
         logsnr = wide_times(logsnr)

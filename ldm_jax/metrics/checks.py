@@ -70,7 +70,8 @@ def pictures(metric: str, x: Any, y: Any, data_range: float | int) -> tuple[jax.
         raise InputError(f"{metric}: images {shapes} must have one shape [b h w c] without a 0")
     if not 0.0 < data_range < float("inf"):
         raise InputError(f"{metric}: data_range {data_range!r} must be a positive number, 255 for grey levels")
-    dtype = jnp.promote_types(jnp.promote_types(x.dtype, y.dtype), jnp.float32)
+    floats = [a.dtype for a in (x, y) if jnp.issubdtype(a.dtype, jnp.floating)]
+    dtype = np.result_type(np.float32, *floats)
     return x.astype(dtype), y.astype(dtype)
 
 

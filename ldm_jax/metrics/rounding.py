@@ -35,5 +35,5 @@ def to_uint8(images: Shaped[Array | np.ndarray, "*shape"], rule: Rounding = "rou
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise InputError(f"images: {images.dtype} must be floats in [-1, 1]")
     # Grey levels need all the digits that short floats lack.
-    images = images.astype(jnp.promote_types(images.dtype, jnp.float32))
+    images = images.astype(np.promote_types(images.dtype, np.float32))
     return jnp.clip(RULES[rule](images), 0, 255).astype(jnp.uint8)

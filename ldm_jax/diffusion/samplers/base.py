@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ldm_jax.diffusion import grids
-from ldm_jax.diffusion.precision import checked
+from ldm_jax.diffusion.precision import checked, widened
 from ldm_jax.diffusion.prediction import AnyEstimate
 from ldm_jax.diffusion.schedules import Schedule
 from ldm_jax.errors import InputError
@@ -153,7 +153,7 @@ def times_type(z: Array) -> Any:
     Raises:
       InputError: z is not of floats.
     """
-    return jnp.promote_types(checked("z", z).dtype, jnp.float32)
+    return widened(checked("z", z).dtype)
 
 
 def run(
