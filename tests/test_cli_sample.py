@@ -12,7 +12,6 @@ import ldm_jax
 from ldm_jax.cli import run
 from ldm_jax.data import open_source
 from ldm_jax.output import Told, write_output
-from ldm_jax.pipeline import everywhere
 from tests.pipeline import pipelines
 
 
@@ -168,7 +167,7 @@ def test_drawn_in_batches_it_is_what_python_draws(trained, tmp_path, capfd):
     args = ["--num", "12", "--steps", "2", "--seed", "4", "--batch-size", "8"]
     assert run("sample", [str(trained), *args, "--out", str(out)]) == 0
     # Exactly, on the devices that the command uses; another split of a batch may round a sum otherwise.
-    models = ldm_jax.load(trained, sharding=everywhere()), ldm_jax.load(trained)
+    models = ldm_jax.load(trained, sharding=ldm_jax.pipeline.everywhere()), ldm_jax.load(trained)
     same, alone = (model.sample(jax.random.key(4), num=12, steps=2, batch_size=8) for model in models)
     with np.load(out) as data:
         np.testing.assert_array_equal(data["arr_0"], same)
