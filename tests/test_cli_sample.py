@@ -175,9 +175,12 @@ def test_drawn_in_batches_it_is_what_python_draws(trained, tmp_path, capfd):
     out = tmp_path / "a.npz"
     args = ["--num", "12", "--steps", "2", "--seed", "4", "--batch-size", "8"]
     assert run("sample", [str(trained), *args, "--out", str(out)]) == 0
-    drawn = ldm_jax.load(trained).sample(jax.random.key(4), num=12, steps=2, batch_size=8)
+    # Exactly, on the devices that the command uses; another split of a batch may round a sum otherwise.
+    models = ldm_jax.load(trained, sharding=ldm_jax.pipeline.everywhere()), ldm_jax.load(trained)
+    same, alone = (model.sample(jax.random.key(4), num=12, steps=2, batch_size=8) for model in models)
     with np.load(out) as data:
-        np.testing.assert_array_equal(data["arr_0"], drawn)
+        np.testing.assert_array_equal(data["arr_0"], same)
+        assert np.abs(data["arr_0"].astype(int) - alone).max() <= 1
         assert data["label"].tolist() == [*range(10), 0, 1]
         assert data["captions"][:2].tolist() == ["T-shirt/top", "Trouser"]
     capfd.readouterr()

@@ -137,7 +137,7 @@ def test_a_killed_run_resumes_and_needs_its_source_no_more(folders, pictures, tm
             np.testing.assert_array_equal(cut[file][name], value, err_msg=name)
 
 
-def test_what_cannot_be_trained_on_is_one_line(folders, pictures, trained, tmp_path, capsys):
+def test_what_cannot_be_trained_on_is_one_line(folders, pictures, tmp_path, capsys):
     plain = tmp_path / "plain"
     plain.mkdir()
     for i in range(4):

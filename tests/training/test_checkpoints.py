@@ -48,6 +48,22 @@ def test_the_newest_comes_back_whatever_the_strategy(saved, name):
     assert sorted(p.name for p in saved.iterdir() if p.is_dir()) == ["2", "3"]
 
 
+def test_small_arrays_of_many_devices_are_saved_without_a_program(tmp_path, caplog):
+    """And hold what they held, whatever the next step makes of their memory."""
+    replicated = NamedSharding(device_mesh(), PartitionSpec())
+    # A size of its own: what another test compiled would not be compiled again.
+    one = jax.device_put(state(1)._replace(ema={"w": jnp.ones(4104)}), replicated)
+    step = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0, out_shardings=replicated)
+    expected, made = jax.tree.map(np.array, one), Checkpoints(tmp_path)
+    with jax.log_compiles():
+        made.save(1, one)
+        assert "Compiling" not in caplog.text
+        jax.block_until_ready(step(step(one)))
+        assert "Compiling" in caplog.text
+    made.close()
+    chex.assert_trees_all_equal(Checkpoints(tmp_path).restore(template(one))[1], expected)
+
+
 def test_nothing_there_is_none(tmp_path):
     assert Checkpoints(tmp_path / "new").restore(template(state(0))) is None
 
