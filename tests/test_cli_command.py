@@ -160,7 +160,7 @@ def test_main_dispatches(capfd):
     assert main(["--version"]) == 0
     assert re.search(r"ldm-jax \d+\.\d+\.\d+\n$", capfd.readouterr().out)
     assert main(["fly"]) == 2
-    expected = "ldm-jax: error: command 'fly' must be one of train, sample, evaluate, convert, inspect\n"
+    expected = f"ldm-jax: error: command 'fly' must be one of {', '.join(COMMANDS)}\n"
     assert capfd.readouterr().err == expected
 
 

@@ -121,7 +121,7 @@ def middle(space: tuple[int, ...]) -> Float[Array, "h w 1"]:
 def _places(space: tuple[int, ...]) -> tuple[Array, Array]:
     """The pixels' centres in units of the sides, [h w] each."""
     h, w = space
-    y, x = ((jnp.arange(side) + 0.5) / side for side in (h, w))
+    y, x = ((jnp.arange(side, dtype=jnp.float32) + 0.5) / side for side in (h, w))
     return jnp.broadcast_to(y[:, None], (h, w)), jnp.broadcast_to(x[None, :], (h, w))
 
 

@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Shaped
 
 from ldm_jax.diffusion import grids
-from ldm_jax.diffusion.precision import alike, wide, widened
+from ldm_jax.diffusion.precision import alike, checked, wide, widened
 from ldm_jax.diffusion.prediction import Estimate, expand
 from ldm_jax.diffusion.samplers.base import (
     Denoise,
@@ -294,7 +294,7 @@ def tiled(
         return total
 
     def wrapped(z: Float[Array, "b ..."], t: Array, /) -> Estimate:
-        size, starts = windows(z.shape[1:-1])
+        size, starts = windows(checked("z", z).shape[1:-1])
         crops = jnp.stack(
             [z[(slice(None), *(slice(p, p + s) for p, s in zip(at, size, strict=True)))] for at in starts]
         )

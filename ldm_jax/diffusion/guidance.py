@@ -67,7 +67,7 @@ def branches(denoise: ConditionalDenoise, cond: Any, null: Any, batched: bool = 
     return pair
 
 
-def _joined(a: Array, b: Array) -> Array:
+def _joined(a: Array | np.ndarray, b: Array | np.ndarray) -> Array:
     return jnp.concatenate([a, b])
 
 

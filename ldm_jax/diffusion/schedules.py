@@ -259,7 +259,8 @@ class DiscreteBetas:
         if not self.zero_snr:
             return _root(-jnp.expm1(2.0 * self.log_alpha(t)))
         last, line = self._ending(t)
-        return _root(jnp.where(last, 1.0 - line**2, -jnp.expm1(2.0 * self.log_alpha(jnp.where(last, 0.0, wide_times(t))))))
+        body = 2.0 * self.log_alpha(jnp.where(last, 0.0, wide_times(t)))
+        return _root(jnp.where(last, 1.0 - line**2, -jnp.expm1(body)))
 
     def time(self, logsnr: Times) -> Times:
         logsnr = wide_times(logsnr)

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float
 from ldm_jax.errors import InputError
 from ldm_jax.models import fitting
 from ldm_jax.models.attention import attention
+from ldm_jax.models.blocks import rms_norm
 from ldm_jax.models.computing import scanned, spans
 from ldm_jax.models.conditioning import Conditioning, Time, joined, per_example, received
 from ldm_jax.models.layers import TimeEmbedding, VectorEmbedding, depth_to_space, space_to_depth
@@ -191,8 +192,7 @@ class CrossAttention(nn.Module):
 
         q, k, v = project(x, "query"), project(context, "key"), project(context, "value")
         if c.qk_norm:
-            q = nn.RMSNorm(epsilon=1e-6, dtype=dtype, name="q_norm")(q)
-            k = nn.RMSNorm(epsilon=1e-6, dtype=dtype, name="k_norm")(k)
+            q, k = rms_norm(q, "q_norm"), rms_norm(k, "k_norm")
         h = attention(q, k, v, mask).reshape(x.shape)
         return nn.Dense(c.width, dtype=dtype, kernel_init=zeros, name="out")(h)
 
@@ -220,8 +220,7 @@ class Block(nn.Module):
         qkv = nn.Dense(3 * c.width, dtype=dtype, kernel_init=xavier, name="qkv")(h)
         q, k, v = jnp.split(qkv.reshape(*h.shape[:-1], 3 * c.heads, c.width // c.heads), 3, axis=-2)
         if c.qk_norm:
-            q = nn.RMSNorm(epsilon=1e-6, dtype=dtype, name="q_norm")(q)
-            k = nn.RMSNorm(epsilon=1e-6, dtype=dtype, name="k_norm")(k)
+            q, k = rms_norm(q, "q_norm"), rms_norm(k, "k_norm")
         if angles is not None:
             q, k = rotate(q, angles), rotate(k, angles)
         h = nn.Dense(c.width, dtype=dtype, kernel_init=xavier, name="out")(attention(q, k, v).reshape(h.shape))

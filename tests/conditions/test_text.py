@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax.cache import tell_all
+from ldm_jax.cache import cache_condition
 from ldm_jax.conditions import Given, Size, stack
 from ldm_jax.conditions.text import FrozenEncoder, SavedText, Text, TrainedEncoder, TrainedTextCondition
 from ldm_jax.conditions.vocabulary import fit
@@ -111,9 +111,9 @@ def test_a_frozen_encoder_reads_each_distinct_caption_once(folder, tmp_path, mon
         "encode",
         lambda self, tokens: rows.append(len(next(iter(tokens.values())))) or encode(self, tokens),
     )
-    told = tell_all(tmp_path / "text", condition, loader, "{}")
+    told = cache_condition(tmp_path / "text", condition, loader, "{}")
     assert sum(rows) == 3
-    assert tell_all(tmp_path / "text", condition, loader, "{}").rows.shape == told.rows.shape == (30, 1)
+    assert cache_condition(tmp_path / "text", condition, loader, "{}").rows.shape == told.rows.shape == (30, 1)
     assert sum(rows) == 3
     mask = condition.ask(SIZE, prompts=["a red star"]).arrays["context_mask"]
     np.testing.assert_array_equal(told.arrays["context_mask"][told.rows[0, 0]], mask[0])

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ldm_jax.data import open_source, summary
 from ldm_jax.errors import InputError
-from ldm_jax.output import Told, write_output
+from ldm_jax.output import SampleMetadata, write_output
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 SHOWN = re.findall(r"```(\w*)\n(.*?)```\n\n((?:    [^ \n][^\n]*\n)+)", PAGE.read_text("utf-8"), re.DOTALL)
@@ -70,7 +70,9 @@ def test_the_page_shows_all_kinds():
 def test_what_is_drawn_is_a_source(name, labels, texts, names, tmp_path, caplog):
     images = np.arange(10 * 4 * 4 * 3, dtype=np.uint16).reshape(10, 4, 4, 3).astype(np.uint8)
     settings = {"seed": 0, "prompts": texts if labels is None else None}
-    write_output(tmp_path / name, iter([images[:6], images[6:]]), Told(10, 0, labels, texts, settings), columns=5)
+    write_output(
+        tmp_path / name, iter([images[:6], images[6:]]), SampleMetadata(10, 0, labels, texts, settings), columns=5
+    )
     spec = f"{'npz' if name.endswith('.npz') else 'folder'}:{tmp_path / name}"
     seen = []
     for split in ("train", "test"):

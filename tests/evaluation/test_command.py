@@ -94,7 +94,7 @@ def test_everything_about_a_model(trained, tmp_path, capfd):
     assert report["sweep"]["values"] == [1.0, 2.5]
     assert len(report["sweep"]["metrics"]["FID"]) == 2
     # 20 samples, 12 features.
-    assert report["notes"] == []
+    assert report["notes"] == ["IS: one group of 20 samples; compare it with scores of as many alone"]
     lines = text.splitlines()
     assert lines[0].split() == ["|", "model", "|", str(trained), "|"]
     assert lines[2].split() == ["|", "samples", "|", "20", "|"] and lines[3].startswith("| FID ")

@@ -6,7 +6,7 @@ import logging
 import numpy as np
 import pytest
 
-from ldm_jax.cache import place_of, tell_all
+from ldm_jax.cache import cache_condition, place_of
 from ldm_jax.conditions import Condition, Given
 from ldm_jax.data import Loader
 from ldm_jax.data.arrays import ArraySource
@@ -41,7 +41,7 @@ def test_of_several_captions_the_cache_has_each_once_and_a_batch_the_loaders(tmp
     source = ArraySource(np.zeros((20, 4, 4, 1), np.uint8), None, texts)
     loader = Loader(source, batch_size=10, image_size=4, channels=1, seed=5)
     condition = Words()
-    told = tell_all(tmp_path, condition, loader, "{}")
+    told = cache_condition(tmp_path, condition, loader, "{}")
     assert sorted(condition.embedded) == ["", "a", "b", "c", "d"]
     for step in range(12):
         rows = told.batch(place_of(20, 10, 5, step))["text"]

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
+
+from ldm_jax.models import Conditioning
 
 ROOM = Path(__file__).parent.parent / "reference"
 
@@ -92,5 +95,7 @@ def arguments(name: str) -> dict[str, Any]:
     if name == "dit":
         told |= {"labels": [7, 207], "guidance": 4.0}
     if name == "upscale":
-        told["image"] = np.moveaxis(module.networks.noise("image", (2, 3, 8, 8)), 1, -1)
+        # Normal numbers, which `image=` would refuse: pictures lie in [-1, 1].
+        image = np.moveaxis(module.networks.noise("image", (2, 3, 8, 8)), 1, -1)
+        told["cond"] = Conditioning(image=jnp.asarray(image))
     return told
