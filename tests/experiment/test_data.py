@@ -71,9 +71,9 @@ def test_what_was_found_is_said_in_one_line(tiny_config, tmp_path, caplog):
 def test_a_condition_that_reads_captions_needs_some(tiny_config, tmp_path, caplog):
     config = dataclasses.replace(tiny_config)
     object.__setattr__(config, "conditions", (Words(),))
-    base = parts.Base(None, None, None, None, {})
-    (found,) = parts._conditions(config, base, Given((), True, (8, 8, 1), (4, 4, 2)))
+    base = parts.Base(None, None, None, None, {}, tmp_path)
+    (found,) = parts._conditions(config, base, Given((), lambda: ["a word"], (8, 8, 1), (4, 4, 2)))
     assert found.name == "words"
     assert not caplog.records
     with pytest.raises(InputError, match=r"data\.source: bundled:fashion_mnist has no captions.*docs/data\.md"):
-        parts._conditions(config, base, Given((), False, (8, 8, 1), (4, 4, 2)))
+        parts._conditions(config, base, Given((), None, (8, 8, 1), (4, 4, 2)))

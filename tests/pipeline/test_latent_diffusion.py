@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import ldm_jax
+from ldm_jax.conditions import Given
+from ldm_jax.conditions.text import Text, TrainedEncoder
 from ldm_jax.diffusion import guidance
 from ldm_jax.errors import InputError
 from ldm_jax.pipeline import everywhere
@@ -269,3 +271,12 @@ def test_images_are_encoded_in_whatever_range_they_come(model):
         model.encode(pixels.astype(np.int32))
     with pytest.raises(InputError, match=r"images: \(32, 32, 1\) must be \[n h w 1\]"):
         model.encode(pixels[0])
+
+
+def test_an_autoencoder_alone_is_saved_without_conditions(model, tmp_path):
+    """What is trained with a denoiser, such as a text encoder, isn't there before it."""
+    text = Text(TrainedEncoder(8, 1, 2), 6).build(Given((), lambda: ["a cat"], (32, 32, 1), (8, 8, 4)))
+    alone = dataclasses.replace(model, denoiser=None, denoiser_params=None, conditions=(text,))
+    alone.save(tmp_path)
+    read = ldm_jax.load(tmp_path)
+    assert (read.denoiser, read.conditions, read.condition_params) == (None, (), {})
