@@ -64,7 +64,8 @@ def worker() -> None:
     for stage, (module, loss_fn, batch) in stages.items():
         optimizer = config.stage(DenoiserTraining).make_optimizer()
         params = jax.jit(module.init)(jax.random.key(0), *module.example_inputs())["params"]
-        state = started({stage: params}, optimizer)
+        # The average begins as the parameters themselves, which can't be donated twice.
+        state = jax.tree.map(jnp.copy, started({stage: params}, optimizer))
         step = jax.jit(partial(train_step, loss_fn=loss_fn, optimizer=optimizer, ema=0.99), donate_argnums=0)
         start = time.perf_counter()
         compiled = step.lower(state, batch, jax.random.key(0)).compile()
@@ -90,7 +91,10 @@ def main() -> None:
         for flags, found in runs.items():
             env = {**os.environ, "XLA_FLAGS": flags, "LDM_JAX_STEP_TIME_WORKER": "1", "PYTHONPATH": str(ROOT)}
             done = subprocess.run([sys.executable, __file__], env=env, capture_output=True, text=True)
-            if done.returncode == 0:
+            if done.returncode:
+                # A flag that this XLA doesn't know ends the process; anything else should be seen.
+                print(f"{flags!r}: {' '.join(done.stderr.split())[-200:]}", file=sys.stderr)
+            else:
                 found.append(json.loads(done.stdout.splitlines()[-1]))
     table = []
     for flags, found in runs.items():
