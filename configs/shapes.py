@@ -2,10 +2,10 @@
 
     $ python train.py configs/shapes.py
 
-A KL autoencoder with a 4x4 stem and one more halving (latents 8x8x4), then a DiT of 5.1 M parameters that attends to the
-words through a transformer trained with it. 12 min 44 s on two CPU cores (x86-64, JAX 0.10.2), compilation included. Of
-1,000 captions whose pairs of colour and shape never occurred in training expect 99 % of single objects right, 88 % of
-pictures of two (`python benchmarks/shapes.py runs/shapes`).
+A KL autoencoder with a 4x4 stem and one more halving (latents 8x8x4), then a DiT of 5.1 M parameters that attends to
+the words through a transformer trained with it. 12 min 44 s on two CPU cores (x86-64, JAX 0.10.2), compilation
+included. Of 1,000 captions whose pairs of colour and shape never occurred in training expect 99 % of single objects
+right, 88 % of pictures of two (`python benchmarks/shapes.py runs/shapes`).
 """
 
 from ldm_jax import Config
