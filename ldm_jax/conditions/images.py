@@ -18,6 +18,12 @@ from ldm_jax.images import floating, in_range
 from ldm_jax.models import Conditioning
 
 
+def cached_image(image: Any) -> Array:
+    """Images [b *space c] as a cache has them, grey levels or floats in [-1, 1], as floats; also of a traced array."""
+    image = jnp.asarray(image)
+    return image.astype(jnp.float32) / 127.5 - 1.0 if image.dtype == jnp.uint8 else image
+
+
 def mask_of(masks: Any, shape: tuple[int, ...]) -> Float[np.ndarray, "n h w 1"]:
     """Masks as float32 of 0 and 1 for images [n h w c]; InputError for another size or nothing to paint."""
     mask = np.asarray(masks)

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from ldm_jax.conditions.base import Arrays, Asked, Params, Size
 from ldm_jax.conditions.building import Given, check_dropout
+from ldm_jax.conditions.images import cached_image
 from ldm_jax.data import Example
 from ldm_jax.errors import InputError
 from ldm_jax.images import in_range
@@ -78,8 +78,7 @@ class LowResolutionCondition:
         return {}
 
     def apply(self, params: Params, arrays: Arrays, keys: Array | None) -> Conditioning:
-        low = jnp.asarray(arrays["low"])
-        x = low.astype(jnp.float32) / 127.5 - 1.0 if low.dtype == jnp.uint8 else low
+        x = cached_image(arrays["low"])
         if keys is not None and self.config.noise:
             level_keys, noise_keys = jax.vmap(jax.random.split)(keys).T
             level = self.config.noise * jax.vmap(jax.random.uniform)(level_keys)

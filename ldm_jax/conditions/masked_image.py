@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from ldm_jax.conditions.base import Arrays, Asked, Params, Size
 from ldm_jax.conditions.building import Given, check_dropout
-from ldm_jax.conditions.images import in_range, mask_of
+from ldm_jax.conditions.images import cached_image, in_range, mask_of
 from ldm_jax.data import Example
 from ldm_jax.errors import InputError
 from ldm_jax.models import Conditioning
@@ -81,8 +81,7 @@ class MaskedImageCondition:
         return {}
 
     def apply(self, params: Params, arrays: Arrays, keys: Array | None) -> Conditioning:
-        image = jnp.asarray(arrays["image"])
-        x = image.astype(jnp.float32) / 127.5 - 1.0 if image.dtype == jnp.uint8 else image
+        x = cached_image(arrays["image"])
         if "mask" in arrays:
             mask = jnp.asarray(arrays["mask"], jnp.float32)
         elif keys is not None:

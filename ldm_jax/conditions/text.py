@@ -272,6 +272,5 @@ def encoder_folders(path: str) -> tuple[Path, Path]:
 def open_encoder(module: TextEncoder | T5Encoder, params: Any, tokenizer: Path, length: int) -> Encoder:
     """An encoder of texts of `length` tokens at most, with the tokenizer in that folder and its files."""
     files = {name: (tokenizer / name).read_bytes() for name in SETTINGS if (tokenizer / name).is_file()}
-    files = {name: data for name, data in files.items() if name != "config.json"}
     positions = getattr(module.config, "positions", length)
     return Encoder(module, params, load_tokenizer(tokenizer).cut(min(length, positions)), files)

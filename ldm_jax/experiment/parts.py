@@ -136,7 +136,7 @@ def assemble(config: Config, base: Base) -> Parts:
     captions = functools.partial(captions_of, source) if has_captions(source) else None
     given = Given(tuple(source.class_names), captions, tuple(loader.shape), latent, base.place)
     conditions = _conditions(config, base, given)
-    config = _filled(config, base, conditions, latent, told_features(conditions, loader))
+    config = _filled(config, base, conditions, latent, loader)
     training = config.stage(AutoencoderTraining)
     if training is not None:
         check_loss(training, base.autoencoder.config, space[0])
@@ -185,7 +185,7 @@ def _conditions(config: Config, base: Base, given: Given) -> tuple[Condition, ..
 
 
 def _filled(
-    config: Config, base: Base, conditions: tuple[Condition, ...], latent: tuple[int, ...], told: dict[str, int]
+    config: Config, base: Base, conditions: tuple[Condition, ...], latent: tuple[int, ...], loader: Loader
 ) -> Config:
     """The config with the open fields filled in: channels from images and latents, classes from the data."""
     label = next((c for c in conditions if isinstance(c, LabelCondition)), None)
@@ -202,6 +202,7 @@ def _filled(
         changes["process"] = inherited(config.process, base.model.process)
     elif not isinstance(config.denoiser, Pretrained):
         # The conditions say whether there are classes; a network that has a number of its own keeps it.
+        told = told_features(conditions, loader)
         asked: dict[str, int] = {"num_classes": config.denoiser.num_classes or (-1 if label else 0)}
         for field in dataclasses.fields(config.denoiser):
             if told.get(field.name) and getattr(config.denoiser, field.name) == field.default:
