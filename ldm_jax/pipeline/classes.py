@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from ldm_jax.errors import InputError
 from ldm_jax.models import Conditioning
-from ldm_jax.pipeline.compiled import class_errors
+from ldm_jax.pipeline.compiled import class_errors, denoiser_features
 from ldm_jax.tasks.classify import Classified, Rounds, classify
 
 CLASSIFY, AUGMENT = Rounds(), Rounds((8,), ())
+
+
+def blocks(params: Mapping[str, Any]) -> list[str]:
+    """The names of a denoiser's blocks, those of one kind in their order."""
+    found = [name for name in params if re.search(r"(block|attention)\d*$", name)]
+    return sorted(found, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
+
+
+def middle(params: Mapping[str, Any]) -> str:
+    """The middle block: the UNet's last of its lowest level, half-way through a transformer."""
+    found = blocks(params)
+    return "mid_block1" if "mid_block1" in found else found[len(found) // 2]
 
 
 class Labelled(NamedTuple):
@@ -35,6 +48,7 @@ class Classes:
     process: Any
     num_classes: int
     conditions: tuple[Any, ...]
+    tell: Callable[..., Any]
 
     def _check_classes(self, what: str) -> None:
         if not self.num_classes or self.denoiser is None:
@@ -86,6 +100,52 @@ class Classes:
 
         kept = tuple(min(count, self.num_classes) for count in rounds.kept)
         return classify(errors, n, self.num_classes, Rounds(rounds.samples, kept))
+
+    def features(
+        self,
+        images: Any,
+        key: Any = None,
+        *,
+        time: float = 0.1,
+        layer: str | None = None,
+        batch_size: int = 100,
+        **given: Any,
+    ) -> Float[np.ndarray, "n d"]:
+        """What a layer of the denoiser makes of images, averaged over space, for a linear probe (arXiv 2303.09769).
+
+        images: [n h w c], uint8 or in [-1, 1]. time: how far they are noised, 0 not at all; image i's noise depends on
+        the key and i alone. layer: a block's name in the network's parameters; the middle one where None. given: what
+        the denoiser is told, such as `labels`; a class-conditional one is told none by default.
+        """
+        if self.denoiser is None:
+            raise InputError("model: it holds an autoencoder alone; `encode` gives its features")
+        if isinstance(time, bool) or not isinstance(time, int | float) or not 0.0 <= time <= 1.0:
+            raise InputError(f"time: {time} must be between 0 and 1")
+        layer = middle(self.denoiser_params) if layer is None else layer
+        known = blocks(self.denoiser_params)
+        if layer not in known:
+            raise InputError(f"layer: {layer!r} must be one of {', '.join(known)}")
+        key = jax.random.key(0) if key is None else key
+        z = np.asarray(self.encode(images))
+        if self.num_classes and len(self.conditions) == 1 and not given:
+            cond = Conditioning(label=jnp.full(1, self.num_classes, jnp.int32))
+        else:
+            cond = self.tell(1.0, **given).cond
+        found, size = [], min(batch_size, len(z))
+        for first in range(0, len(z), size):
+            place = np.minimum(np.arange(first, first + size), len(z) - 1)
+            part = denoiser_features(
+                self.denoiser_params,
+                jnp.asarray(z[place]),
+                jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(place)),
+                jax.tree.map(lambda leaf, place=place: jnp.asarray(leaf)[place % len(leaf)], cond),
+                jnp.asarray(time, jnp.float32),
+                module=self.denoiser,
+                process=self.process,
+                layer=layer,
+            )
+            found.append(np.asarray(part)[: len(z) - first])
+        return np.concatenate(found)
 
     def augment(
         self,

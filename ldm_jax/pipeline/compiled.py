@@ -187,3 +187,22 @@ def class_errors(
 
     numbers = jnp.arange(len(times), dtype=jnp.uint32)
     return jax.lax.scan(one, jnp.zeros(len(z)), (times, numbers))[0]
+
+
+@partial(jax.jit, static_argnames=("module", "process", "layer"))
+def denoiser_features(
+    params: Any, z: Array, keys: Array, cond: Conditioning, t: Array, *, module: Denoiser, process: Any, layer: str
+) -> Array:
+    """[b d]: the mean over space of a layer's output, of latents [b *space c] at time t, noise from keys [b]."""
+    t = jnp.broadcast_to(t, z.shape[:1])
+    z_t = process.add_noise(z, samplers.normal(keys, z), t)
+    _, found = module.apply(
+        {"params": params},
+        process.network_input(z_t, t),
+        process.network_time(t),
+        cond,
+        capture_intermediates=lambda part, _: part.path == (layer,),
+        mutable=["intermediates"],
+    )
+    out = jax.tree.leaves(found)[0]
+    return out.reshape(len(out), -1, out.shape[-1]).astype(jnp.float32).mean(axis=1)

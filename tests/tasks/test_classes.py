@@ -11,6 +11,7 @@ from ldm_jax.cli import main
 from ldm_jax.data import open_source
 from ldm_jax.data.npz import open_npz
 from ldm_jax.errors import InputError
+from ldm_jax.models import Conditioning
 from ldm_jax.tasks.classify import Rounds, classify, times
 
 
@@ -97,3 +98,34 @@ def test_wrong_input_is_one_line(trained):
         model.augment(jax.random.key(0), 0)
     with pytest.raises(InputError, match="keep: 2"):
         model.augment(jax.random.key(0), 1, keep=2)
+
+
+def test_features_of_a_block_for_a_probe(trained):
+    model = ldm_jax.load(trained)
+    source = open_source("bundled:fashion_mnist")
+    images = np.stack([np.pad(source[i].image, ((2, 2), (2, 2), (0, 0))) for i in range(5)])
+    whole = model.features(images)
+    assert whole.shape == (5, model.denoiser.config.width) and whole.dtype == np.float32
+    np.testing.assert_allclose(model.features(images, batch_size=2), whole, rtol=1e-4, atol=1e-5)
+    z = np.asarray(model.encode(images))
+    label = jax.numpy.full(1, model.num_classes, jax.numpy.int32)
+    told = model.features(images, time=0.0, labels=["Bag"])
+    none = model.features(images, time=0.0)
+    assert np.abs(told - none).max() > 1e-4
+    process = model.process
+    t = jax.numpy.zeros(len(z))
+    _, kept = model.denoiser.apply(
+        {"params": model.denoiser_params},
+        process.network_input(z, t),
+        process.network_time(t),
+        Conditioning(label=label),
+        capture_intermediates=True,
+        mutable=["intermediates"],
+    )
+    depth = model.denoiser.config.depth
+    (own,) = kept["intermediates"][f"block{depth // 2}"]["__call__"]
+    np.testing.assert_allclose(none, np.asarray(own).mean(axis=1), rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match=r"layer: 'block99' must be one of block0"):
+        model.features(images, layer="block99")
+    with pytest.raises(InputError, match="time: 2 must be between 0 and 1"):
+        model.features(images, time=2)
