@@ -17,6 +17,7 @@ from quickstart import flat, images_of
 from sklearn.neural_network import MLPClassifier
 
 import ldm_jax
+from ldm_jax.data import to_uint8
 from ldm_jax.images import grid, write_png
 from ldm_jax.runtime import configure
 
@@ -53,7 +54,8 @@ def main() -> None:
         if strength == 1.0:
             report["strength 1 is sampling"] = bool((drawn == plain).all())
     z = np.asarray(model.encode(images))
-    report["strength 0 is the reconstruction"] = int(np.abs(first.astype(int) - rebuilt(model, z)).max())
+    rebuilt = to_uint8(np.asarray(model.decode(z)))
+    report["strength 0 from the reconstruction, grey levels"] = int(np.abs(first.astype(int) - rebuilt).max())
     report["inversion"] = {}
     for steps in (10, 25, 50):
         noise = model.invert(images, steps=steps, labels=truth.tolist())
@@ -66,11 +68,6 @@ def main() -> None:
         options.out.write_text(text + "\n")
     if options.picture:
         write_png(options.picture, grid(np.concatenate(rows), 10))
-
-
-def rebuilt(model: ldm_jax.LatentDiffusion, z: np.ndarray) -> np.ndarray:
-    x = np.asarray(model.decode(z))
-    return np.rint((x + 1.0) * 127.5).clip(0, 255).astype(int)
 
 
 if __name__ == "__main__":

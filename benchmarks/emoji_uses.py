@@ -26,7 +26,7 @@ from PIL import Image
 import ldm_jax
 from ldm_jax import metrics
 from ldm_jax.conditions.masked_image import random_mask
-from ldm_jax.data import annotation, open_source, prepare
+from ldm_jax.data import annotation, open_source, prepare, to_uint8
 from ldm_jax.images import grid, write_png
 from ldm_jax.models import apply
 from ldm_jax.pretrained.features import open_features
@@ -69,8 +69,7 @@ def lpips() -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
 
 def rebuilt(model: ldm_jax.LatentDiffusion, images: np.ndarray) -> np.ndarray:
     """The autoencoder's reconstructions, uint8."""
-    x = batched(lambda x: model.decode(model.encode(x)), images)
-    return np.rint((x + 1.0) * 127.5).clip(0, 255).astype(np.uint8)
+    return to_uint8(batched(lambda x: model.decode(model.encode(x)), images))
 
 
 def nearest(drawn: np.ndarray, own: np.ndarray, real: np.ndarray) -> float:

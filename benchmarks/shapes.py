@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 import ldm_jax
+from ldm_jax.data import to_uint8
 from ldm_jax.data.bundled.shapes import HELD_OUT, Shapes, Thing
 from ldm_jax.data.bundled.shapes_judge import things_in
 from ldm_jax.images import grid, write_png
@@ -83,7 +84,7 @@ def main() -> None:
     real = np.stack([source[int(i)].image for i in place])
     model = ldm_jax.load(options.run)
     rebuilt = [np.asarray(model.decode(model.encode(real[i : i + 100]))) for i in range(0, len(real), 100)]
-    rebuilt = ((np.concatenate(rebuilt) + 1.0) * 127.5).round().clip(0, 255).astype(np.uint8)
+    rebuilt = to_uint8(np.concatenate(rebuilt))
     drawn = model.sample(
         jax.random.key(options.seed),
         prompts=[caption for _, caption in scenes],
