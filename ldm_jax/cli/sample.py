@@ -139,7 +139,10 @@ def _add_files(parser: Parser) -> None:
     parser.add_argument("--lora", nargs="+", metavar="FILE[=W]", help="LoRA files, each with its weight (default: 1)")
     parser.add_argument("--embedding", nargs="+", metavar="FILE[=TOKEN]", help="words of textual inversion")
     parser.add_argument(
-        "--like", type=Path, metavar="FOLDER", help="a pipeline's folder with the tokenizers of a single file"
+        "--like",
+        type=Path,
+        metavar="FOLDER",
+        help="a folder whose tokenizers and scheduler a single file takes",
     )
     parser.add_argument(
         "--no-ema", action="store_true", help="of a single file take the weights in training, not averages"

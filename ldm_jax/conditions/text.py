@@ -24,9 +24,8 @@ from ldm_jax.conditions.vocabulary import fit
 from ldm_jax.data import Example
 from ldm_jax.errors import InputError
 from ldm_jax.models import Conditioning, T5Encoder, TextEncoder, TextEncoderConfig, apply
-from ldm_jax.pretrained.conversion import SETTINGS
 from ldm_jax.pretrained.parts import load_part, save_part
-from ldm_jax.pretrained.tokenization import load_tokenizer
+from ldm_jax.pretrained.tokenization import read_tokenizer, tokenizer_files
 from ldm_jax.pretrained.writing import write_bytes
 
 SIZES = 6
@@ -271,6 +270,5 @@ def encoder_folders(path: str) -> tuple[Path, Path]:
 
 def open_encoder(module: TextEncoder | T5Encoder, params: Any, tokenizer: Path, length: int) -> Encoder:
     """An encoder of texts of `length` tokens at most, with the tokenizer in that folder and its files."""
-    files = {name: (tokenizer / name).read_bytes() for name in SETTINGS if (tokenizer / name).is_file()}
-    positions = getattr(module.config, "positions", length)
-    return Encoder(module, params, load_tokenizer(tokenizer).cut(min(length, positions)), files)
+    files, positions = tokenizer_files(tokenizer), getattr(module.config, "positions", length)
+    return Encoder(module, params, read_tokenizer(files, str(tokenizer)).cut(min(length, positions)), files)

@@ -42,10 +42,9 @@ from ldm_jax.pipeline.migration import renewed_index
 from ldm_jax.pipeline.model import LatentDiffusion
 from ldm_jax.pipeline.recipe import OwnSampler, Sampling, Scheduler
 from ldm_jax.pipeline.single import SingleReader, open_file_reader
-from ldm_jax.pretrained.conversion import SETTINGS
 from ldm_jax.pretrained.parts import load_part, read_json
 from ldm_jax.pretrained.schedulers import from_diffusers_scheduler
-from ldm_jax.pretrained.tokenization import load_tokenizer
+from ldm_jax.pretrained.tokenization import read_tokenizer, tokenizer_files
 from ldm_jax.serialization import convert, from_tree
 
 log = logging.getLogger("ldm_jax")
@@ -68,9 +67,10 @@ def load(
     dtype: of parameters and arithmetic, float32 or bfloat16. variant: "fp16" for files of that name. sharding: see
     `load_part`; the default device where None, every device of this process with `everywhere()`, which then share each
     batch. without: parts to leave out, such as SD3's large text_encoder_3 (its tokens are then zeros, as SD3 was
-    trained to bear). path may also be one file of Stable Diffusion 1, 2, XL or 3 under its first names; `like` is then
-    a pipeline's folder with the tokenizers (weights aren't needed), and ema chooses averages where there are both, see
-    `ldm_jax.pretrained.single_file.open_single`. InputError in one line for anything else or damaged.
+    trained to bear). path may also be one file of Stable Diffusion 1, 2, XL or 3 under its first names, with CLIP's own
+    tokenizers; `like` is then a pipeline's folder with others and a scheduler (weights aren't needed), and ema chooses
+    averages where there are both, see `ldm_jax.pretrained.single_file.open_single`. InputError in one line for anything
+    else or damaged.
     """
     path = Path(path)
     if path.is_file():
@@ -142,9 +142,9 @@ class Reader(NamedTuple):
         """A scheduler's config."""
         return read_json(self.path / name / "scheduler_config.json")
 
-    def tokenizer(self, name: str) -> Path:
-        """The folder of a tokenizer."""
-        return self.path / name
+    def tokenizer(self, name: str) -> dict[str, bytes]:
+        """The files of a tokenizer."""
+        return tokenizer_files(self.path / name)
 
 
 def _load_ours(read: Reader) -> LatentDiffusion:
@@ -279,9 +279,8 @@ def _text(read: Reader | SingleReader, layout: Layout, context_dim: int) -> Text
         if part == "text_encoder_3" and not read.has(part):
             continue
         module, params, _ = read.part(part, T5Encoder if part == "text_encoder_3" else TextEncoder)
-        folder = read.tokenizer(tokenizer)
-        files = {name: (folder / name).read_bytes() for name in SETTINGS if (folder / name).is_file()}
-        encoders[part] = Encoder(module, params, load_tokenizer(folder), files)
+        files = read.tokenizer(tokenizer)
+        encoders[part] = Encoder(module, params, read_tokenizer(files, str(read.path / tokenizer)), files)
         tokens, rows = encoders[part].tokenizer.size, module.config.vocabulary
         if tokens > rows:
             raise InputError(f"{tokenizer}: it has {tokens} tokens, the embedding of {part} {rows}")

@@ -1,7 +1,7 @@
 """Whole models from one file: Stable Diffusion 1, 2, XL and 3 as they were first published.
 
-Such a file holds networks alone. What it lacks is known for each family (scheduler, scale of the latents, size), but
-for the tokenizers, which come from a folder.
+Such a file holds networks alone. What it lacks is known for each family (scheduler, scale of the latents, size, CLIP's
+tokenizers), but for T5's tokenizer, which comes from a folder.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import jax
 import jax.numpy as jnp
 
 from ldm_jax.errors import InputError
+from ldm_jax.pretrained.clip_vocabulary import END, clip_files
 from ldm_jax.pretrained.parts import Opened, read_params
 from ldm_jax.pretrained.single_file import open_single
 from ldm_jax.pretrained.tensors import read_json
+from ldm_jax.pretrained.tokenization import tokenizer_files
 
 log = logging.getLogger("ldm_jax")
 
@@ -30,6 +32,10 @@ BETAS = {
 }
 
 
+OF_A_PIPELINE = ("model_index.json", "scheduler", "tokenizer", "vocab.json", "tokenizer.json")
+"""What `like` may have."""
+
+
 class Family(NamedTuple):
     """What the files of a family don't say."""
 
@@ -40,6 +46,8 @@ class Family(NamedTuple):
     vae: dict[str, float]
     size: int
     """Side of the latents."""
+    pads: dict[str, str]
+    """What fills texts up, for each tokenizer of CLIP's words."""
 
 
 SD1 = Family(
@@ -48,6 +56,7 @@ SD1 = Family(
     {"_class_name": "PNDMScheduler", "skip_prk_steps": True, "set_alpha_to_one": False, **BETAS},
     {"scaling_factor": 0.18215},
     64,
+    {"tokenizer": END},
 )
 SD2 = SD1._replace(
     name="SD 2",
@@ -59,6 +68,7 @@ SD2 = SD1._replace(
         **BETAS,
     },
     size=96,
+    pads={"tokenizer": "!"},
 )
 SDXL = Family(
     "SDXL",
@@ -66,6 +76,7 @@ SDXL = Family(
     {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading", **BETAS},
     {"scaling_factor": 0.13025},
     128,
+    {"tokenizer": END, "tokenizer_2": "!"},
 )
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
 SD3 = Family(
@@ -74,6 +85,7 @@ SD3 = Family(
     FLOW,
     {"scaling_factor": 1.5305, "shift_factor": 0.0609},
     128,
+    {"tokenizer": END, "tokenizer_2": "!"},
 )
 
 
@@ -100,7 +112,7 @@ class SingleReader:
     """Reads the parts of one file as `Reader` those of a folder; tokenizers, and what else is there, from `like`."""
 
     path: Path
-    like: Path
+    like: Path | None
     parts: dict[str, Opened]
     family: Family
     dtype: str
@@ -110,8 +122,12 @@ class SingleReader:
     @property
     def index(self) -> dict[str, Any]:
         """What model_index.json says of the pipeline in `like`."""
-        file = self.like / "model_index.json"
-        return read_json(file) if file.is_file() else {}
+        file = self._beside("model_index.json")
+        return {} if file is None else read_json(file)
+
+    def _beside(self, name: str) -> Path | None:
+        """A file in `like`, where it is there."""
+        return self.like / name if self.like is not None and (self.like / name).is_file() else None
 
     @property
     def name(self) -> str:
@@ -134,33 +150,36 @@ class SingleReader:
         params = jax.tree.map(jnp.asarray, read_params(opened, self.dtype, target))
         if self.dtype != "float32":
             module = type(module)(dataclasses.replace(module.config, dtype=self.dtype))
-        known = self.like / name / "config.json"
+        known = self._beside(f"{name}/config.json")
         settings = {**self.family.vae, "sample_size": self.family.size}
-        return module, params, settings | ({} if not known.is_file() else read_json(known))
+        return module, params, settings | ({} if known is None else read_json(known))
 
     def has(self, name: str) -> bool:
         """Whether a part is there and wanted."""
         if name in self.without or name not in self.parts:
             return False
-        if name == "text_encoder_3" and not (self.like / "tokenizer_3").is_dir():
-            log.warning("%s has no tokenizer_3: %s is left out, its tokens are zeros", self.like, name)
+        if name == "text_encoder_3" and (self.like is None or not (self.like / "tokenizer_3").is_dir()):
+            log.warning("like: %s has no tokenizer_3: %s is left out, its tokens are zeros", self.like, name)
             return False
         return True
 
     def scheduler(self, name: str = "scheduler") -> dict[str, Any]:
         """The scheduler's config: that in `like`, or the family's."""
-        file = self.like / name / "scheduler_config.json"
-        if file.is_file():
+        file = self._beside(f"{name}/scheduler_config.json")
+        if file is not None:
             return read_json(file)
         if self.family is SD2:
             log.warning("%s: taken to predict v, as SD 2 for 768 pixels; a scheduler/ in like= tells", self.path)
         return self.family.scheduler
 
-    def tokenizer(self, name: str) -> Path:
-        """The folder of a tokenizer."""
-        for folder in (self.like / name, self.like):
-            if any((folder / file).is_file() for file in ("vocab.json", "tokenizer.json")):
-                return folder
+    def tokenizer(self, name: str) -> dict[str, bytes]:
+        """The files of a tokenizer: those in `like`, or CLIP's own."""
+        for folder in () if self.like is None else (self.like / name, self.like):
+            files = tokenizer_files(folder)
+            if "vocab.json" in files or "tokenizer.json" in files:
+                return files
+        if name in self.family.pads:
+            return clip_files(self.family.pads[name])
         raise InputError(
             f"like: {self.like} has no {name}/; name a folder of {self.family.name}'s pipeline "
             "that has (its weights aren't needed)"
@@ -173,10 +192,8 @@ def open_file_reader(
     """A reader of one file's parts."""
     parts = open_single(path, ema=ema)
     family = family_of(parts, path)
-    if like is None:
-        raise InputError(
-            f"like: {path} is of {family.name} and has no tokenizer; name a folder that has it (--like FOLDER)"
-        )
-    if not Path(like).is_dir():
+    if like is not None and not Path(like).is_dir():
         raise InputError(f"like: {like} is not a folder")
-    return SingleReader(path, Path(like), parts, family, dtype, sharding, without)
+    if like is not None and not any((Path(like) / name).exists() for name in OF_A_PIPELINE):
+        raise InputError(f"like: {like} has nothing of a pipeline; accepted: a folder with {', '.join(OF_A_PIPELINE)}")
+    return SingleReader(path, None if like is None else Path(like), parts, family, dtype, sharding, without)

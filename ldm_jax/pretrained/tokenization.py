@@ -6,9 +6,9 @@ import copy
 import json
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Pipeline
 
 from ldm_jax.errors import InputError
-from ldm_jax.pretrained.tensors import read_json
+from ldm_jax.pretrained.tensors import json_object
 
 log = logging.getLogger("ldm_jax")
 
@@ -29,6 +29,17 @@ class TokenIds(NamedTuple):
     """True where a token is not filling."""
 
 
+Files: TypeAlias = Mapping[str, bytes]
+"""A tokenizer's files, by their names."""
+FILES = (
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
 SHOWN = 60
 """Characters shown of what is cut off a prompt that is too long."""
 
@@ -122,19 +133,19 @@ def add_tokens(pipeline: Pipeline, tokens: Iterable[tuple[int, AddedToken]]) -> 
             )
 
 
-def _added(folder: Path, settings: dict[str, Any]) -> list[tuple[int, AddedToken]]:
+def _added(files: Files, where: str, settings: dict[str, Any]) -> list[tuple[int, AddedToken]]:
     """The tokens that a folder's files add to its vocabulary, with their ids."""
     found: dict[int, AddedToken] = {}
-    if (folder / "added_tokens.json").is_file():
-        for content, number in read_json(folder / "added_tokens.json").items():
+    if "added_tokens.json" in files:
+        for content, number in _record(files, "added_tokens.json", where).items():
             if type(number) is not int:
-                raise InputError(f"tokenizer: {folder}/added_tokens.json: {content!r} must have a number")
+                raise InputError(f"tokenizer: {where}/added_tokens.json: {content!r} must have a number")
             found[number] = AddedToken(content)
     flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
     decoder = settings.get("added_tokens_decoder")
     for number, entry in decoder.items() if isinstance(decoder, dict) else ():
         if not number.isdigit() or not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
-            raise InputError(f"tokenizer: {folder}/tokenizer_config.json: added_tokens_decoder {number!r} is no token")
+            raise InputError(f"tokenizer: {where}/tokenizer_config.json: added_tokens_decoder {number!r} is no token")
         found[int(number)] = AddedToken(
             entry["content"], **{flag: bool(entry[flag]) for flag in flags if flag in entry}
         )
@@ -147,31 +158,44 @@ def _content(value: Any, default: str) -> str:
     return value if isinstance(value, str) else default
 
 
+def _record(files: Files, name: str, where: str) -> dict[str, Any]:
+    return json_object(files[name], Path(where) / name)
+
+
+def tokenizer_files(folder: str | Path) -> dict[str, bytes]:
+    """The files of a folder's tokenizer, by their names."""
+    return {name: (Path(folder) / name).read_bytes() for name in FILES if (Path(folder) / name).is_file()}
+
+
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer of a folder: tokenizer.json, or vocab.json and merges.txt (CLIP), or vocab.txt (BERT)."""
-    folder = Path(folder)
+    return read_tokenizer(tokenizer_files(folder), str(folder))
+
+
+def read_tokenizer(files: Files, where: str) -> Tokenizer:
+    """The tokenizer of files, by their names; where: what InputError calls their folder."""
     settings: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (folder / name).is_file():
-            settings |= read_json(folder / name)
-    bert = (folder / "vocab.txt").is_file()
+        if name in files:
+            settings |= _record(files, name, where)
+    bert = "vocab.txt" in files
     try:
-        if (folder / "tokenizer.json").is_file():
-            pipeline = Pipeline.from_file(str(folder / "tokenizer.json"))
+        if "tokenizer.json" in files:
+            pipeline = Pipeline.from_str(files["tokenizer.json"].decode())
             bert = pipeline.token_to_id("[CLS]") is not None
         elif bert:
-            pipeline = _bert(folder, settings)
-        elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-            pipeline = _clip(folder)
+            pipeline = _bert(files, settings)
+        elif "vocab.json" in files and "merges.txt" in files:
+            pipeline = _clip(files)
         else:
             raise InputError(
-                f"tokenizer: {folder} has neither tokenizer.json nor vocab.json and merges.txt nor vocab.txt"
+                f"tokenizer: {where} has neither tokenizer.json nor vocab.json and merges.txt nor vocab.txt"
             )
-        add_tokens(pipeline, _added(folder, settings))
+        add_tokens(pipeline, _added(files, where, settings))
     except InputError:
         raise
     except Exception as error:  # the tokenizers library raises bare Exceptions
-        raise InputError(f"tokenizer: {folder} can't be read ({str(error).splitlines()[0][:160]})") from error
+        raise InputError(f"tokenizer: {where} can't be read ({str(error).splitlines()[0][:160]})") from error
     limit = settings.get("model_max_length")
     length = limit if type(limit) is int and 0 < limit <= 8192 else 512 if bert else 77
     return Tokenizer(pipeline, length, _content(settings.get("pad_token"), "[PAD]" if bert else "<|endoftext|>"))
@@ -182,10 +206,10 @@ def _frame(first: tuple[str, int], last: tuple[str, int]) -> processors.Template
     return processors.TemplateProcessing(single=f"{first[0]} $A {last[0]}", pair=None, special_tokens=[first, last])
 
 
-def _clip(folder: Path) -> Pipeline:
-    vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+def _clip(files: Files) -> Pipeline:
+    vocabulary = json.loads(files["vocab.json"])
     # Neither splitlines nor a bare split: pieces may hold other characters that Unicode takes for spaces.
-    lines = [line.rstrip("\r") for line in (folder / "merges.txt").read_text(encoding="utf-8").split("\n")]
+    lines = [line.rstrip("\r") for line in files["merges.txt"].decode().split("\n")]
     merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     start, end = "<|startoftext|>", "<|endoftext|>"
     model = models.BPE(
@@ -212,8 +236,8 @@ def _clip(folder: Path) -> Pipeline:
     return pipeline
 
 
-def _bert(folder: Path, settings: dict[str, Any]) -> Pipeline:
-    lines = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
+def _bert(files: Files, settings: dict[str, Any]) -> Pipeline:
+    lines = files["vocab.txt"].decode().split("\n")
     vocabulary = {word: i for i, word in enumerate(line.rstrip("\r") for line in lines) if word}
     lower = settings.get("do_lower_case", True)
     pipeline = Pipeline(models.WordPiece(vocab=vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))

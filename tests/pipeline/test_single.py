@@ -13,11 +13,13 @@ import ldm_jax
 from ldm_jax import cli
 from ldm_jax.errors import InputError
 from ldm_jax.models import Autoencoder, AutoencoderConfig, TextEncoder, TextEncoderConfig, UNet, UNetConfig
+from ldm_jax.pipeline import single
 from ldm_jax.pipeline.single import SD1
 from ldm_jax.pretrained import save_part
 from ldm_jax.pretrained.names import Numbers, flat_shapes, sources
 from ldm_jax.pretrained.parts import published_tensors
 from ldm_jax.pretrained.single_file import SECTIONS
+from ldm_jax.pretrained.tokenization import tokenizer_files
 from ldm_jax.pretrained.writing import write_json
 
 KEY = jax.random.key(0)
@@ -83,6 +85,16 @@ def test_the_same_model(both):
     np.testing.assert_array_equal(one.text(["a cat"]).context, two.text(["a cat"]).context)
 
 
+def test_clips_words_are_known(both, monkeypatch):
+    """Without a folder, as a real file's vocabulary is CLIP's; this one's is not, so its own stands for it."""
+    file, folder, like = both
+    asked = []
+    monkeypatch.setattr(single, "clip_files", lambda pad: asked.append(pad) or tokenizer_files(like / "tokenizer"))
+    one, two = ldm_jax.load(file), ldm_jax.load(folder)
+    assert asked == ["<|endoftext|>"] and one.scheduler == two.scheduler
+    np.testing.assert_array_equal(one.text(["a cat"]).context, two.text(["a cat"]).context)
+
+
 def test_by_the_command(both, tmp_path, capsys, monkeypatch):
     # One device compiles faster than eight.
     monkeypatch.setattr("ldm_jax.pipeline.everywhere", lambda: None)
@@ -99,8 +111,8 @@ def test_by_the_command(both, tmp_path, capsys, monkeypatch):
 def test_what_a_file_lacks_is_one_line(both, tmp_path):
     file, _, like = both
     cases = [
-        (lambda: ldm_jax.load(file), "like: .* is of SD 1 and has no tokenizer; name a folder"),
-        (lambda: ldm_jax.load(file, like=tmp_path), "has no tokenizer/"),
+        (lambda: ldm_jax.load(file), "tokenizer: it has 49408 tokens, the embedding of text_encoder"),
+        (lambda: ldm_jax.load(file, like=tmp_path), "like: .* has nothing of a pipeline"),
         (lambda: ldm_jax.load(file, like=like, variant="fp16"), "variant: 'fp16' can't be used"),
         (lambda: ldm_jax.load(like, like=like), "like, ema: they are for single files"),
     ]

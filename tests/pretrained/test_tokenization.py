@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from ldm_jax.errors import InputError
-from ldm_jax.pretrained.tokenization import load_tokenizer
+from ldm_jax.pretrained.clip_vocabulary import clip_files
+from ldm_jax.pretrained.tokenization import load_tokenizer, read_tokenizer
 
 with np.load(Path(__file__).parent.parent / "reference" / "token_ids.npz") as file:
     REFERENCE = json.loads(str(file["json"]))
@@ -118,3 +119,13 @@ def test_words_of_several_vectors(tmp_path):
     np.testing.assert_array_equal(tokenizer(["a cat"], 16).ids, plain(["a cat"], 16).ids)
     with pytest.raises(InputError, match="'<y>' is a token of this model already"):
         tokenizer.with_tokens(["<y>"])
+
+
+def test_clips_own_words():
+    """Ids that transformers documents for CLIP, and of SD 2, whose texts are filled up with "!"."""
+    tokenizer = read_tokenizer(clip_files(), "CLIP")
+    assert tokenizer.size == 49408 and tokenizer.length == 77
+    ids = tokenizer(["a photo of a cat", "a photograph of an astronaut riding a horse"], 10).ids
+    assert ids[0].tolist() == [49406, 320, 1125, 539, 320, 2368, *[49407] * 4]
+    assert ids[1].tolist() == [49406, 320, 8853, 539, 550, 18376, 6765, 320, 4558, 49407]
+    assert read_tokenizer(clip_files("!"), "CLIP")(["a photo of a cat"]).ids[0, 5:9].tolist() == [2368, 49407, 0, 0]
