@@ -28,9 +28,6 @@ from ldm_jax.pretrained.parts import load_part, save_part
 from ldm_jax.pretrained.tokenization import read_tokenizer, tokenizer_files
 from ldm_jax.pretrained.writing import write_bytes
 
-SIZES = 6
-"""SDXL's time_ids: the original size, the crop's corner, the size wanted (arXiv 2307.01952, section 2.2)."""
-
 
 @dataclasses.dataclass(frozen=True)
 class TrainedEncoder:
@@ -143,6 +140,8 @@ class TextCondition:
     encoders: TextConditioner
     sizes: bool = False
     """The network is also told the image's size, as SDXL is."""
+    scores: tuple[float, float] | None = None
+    """In place of the size wanted, as SDXL's refiner has it: how pleasing the image is, and that of no prompt."""
     dropout: float | None = None
     pixels: tuple[int, ...] | None = None
     """The size of the images that it is trained with; None where it isn't trained."""
@@ -157,7 +156,8 @@ class TextCondition:
     def describe(self) -> Mapping[str, Any]:
         encoders = {name: type(e.module).__name__ for name, e in self.encoders.encoders.items()}
         sizes = list(self.pixels) if self.sizes and self.pixels else []
-        more = {"masked": True} if self.encoders.masked else {}
+        more: dict[str, Any] = {"masked": True} if self.encoders.masked else {}
+        more |= {"scores": list(self.scores)} if self.scores else {}
         return {"kind": self.name, "style": self.encoders.style, "encoders": encoders, "sizes": sizes, **more}
 
     def read(self, example: Example) -> Sequence[Arrays]:
@@ -178,15 +178,22 @@ class TextCondition:
 
     def null(self, arrays: Arrays) -> Arrays:
         n = len(arrays["context"])
-        nothing = {k: np.broadcast_to(v, (n, *v.shape[1:])) for k, v in self.encoders.nothing.items()}
+        nothing: dict[str, Any] = {k: np.broadcast_to(v, (n, *v.shape[1:])) for k, v in self.encoders.nothing.items()}
+        if self.scores is not None and "time_ids" in arrays:
+            ids = jnp.asarray(arrays["time_ids"])
+            nothing["time_ids"] = ids.at[:, -1].set(self.scores[1])
         return {name: nothing.get(name, leaf) for name, leaf in arrays.items()}
 
-    def sized(self, arrays: dict[str, Any], pixels: tuple[int, ...]) -> dict[str, Any]:
-        """With the image's size, where the network is told."""
+    def sized(self, arrays: dict[str, Any], pixels: tuple[int, ...], negative: bool = False) -> dict[str, Any]:
+        """With SDXL's numbers, where the network is told: original size, crop's corner, and size wanted or score.
+
+        arXiv 2307.01952, section 2.2.
+        """
         if not self.sizes:
             return arrays
         h, w = pixels
-        ids = np.tile(np.array([[h, w, 0, 0, h, w]], np.float32), (len(arrays["context"]), 1))
+        last = (h, w) if self.scores is None else (self.scores[1 if negative else 0],)
+        ids = np.tile(np.array([[h, w, 0, 0, *last]], np.float32), (len(arrays["context"]), 1))
         return {**arrays, "time_ids": ids}
 
     def ask(self, size: Size, **given: Any) -> Asked:
@@ -208,7 +215,7 @@ class TextCondition:
         null = None
         if negative is not None:
             texts = [negative] if isinstance(negative, str) else list(negative)
-            null = self.sized(self.embed(self.encoders.tokens(texts)), size.pixels)
+            null = self.sized(self.embed(self.encoders.tokens(texts)), size.pixels, negative=True)
         return Asked(arrays, null)
 
     def save(self, params: Params, folder: Path) -> SavedText:

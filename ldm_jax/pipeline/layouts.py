@@ -57,6 +57,10 @@ PIPELINES = {
 }
 LOW_RES = "low_res_scheduler"
 """Where upscalers have the schedule of the noise on their image."""
+SCORED = "requires_aesthetics_score"
+"""What the index of SDXL's refiner says."""
+SCORES = (6.0, 2.5)
+"""The scores that it is told, and that guidance leads away from (diffusers' defaults)."""
 DENOISER_FOLDERS: dict[type, str] = {DiT: "transformer", MMDiT: "transformer", UNet: "unet"}
 """Where our own models have their denoiser, named as diffusers names it."""
 OLD_NAMES = {"LatentDiffusionUncondPipeline": "LDMPipeline", "LatentDiffusionPipeline": "LDMTextToImagePipeline"}

@@ -37,7 +37,7 @@ from ldm_jax.models import (
     UNet,
     VQAutoencoder,
 )
-from ldm_jax.pipeline.layouts import DENOISER_FOLDERS, LOW_RES, OLD_NAMES, PIPELINES, Layout
+from ldm_jax.pipeline.layouts import DENOISER_FOLDERS, LOW_RES, OLD_NAMES, PIPELINES, SCORED, SCORES, Layout
 from ldm_jax.pipeline.migration import renewed_index
 from ldm_jax.pipeline.model import LatentDiffusion
 from ldm_jax.pipeline.recipe import OwnSampler, Sampling, Scheduler
@@ -228,7 +228,8 @@ def _conditions(read: Reader | SingleReader, layout: Layout, denoiser: Any, extr
     found: list[Condition] = []
     if layout.encoders:
         encoders = _text(read, layout, getattr(denoiser.config, "context_dim", 0))
-        found.append(TextCondition(encoders, sizes=layout.style == "sdxl"))
+        refiner = layout.style == "sdxl" and bool(read.index.get(SCORED))
+        found.append(TextCondition(encoders, layout.style == "sdxl", SCORES if refiner else None))
     classes = getattr(denoiser.config, "num_classes", 0)
     if classes:
         names = read.index.get("id2label")
@@ -276,7 +277,9 @@ def _statistics(vae: dict[str, Any], channels: int, layout: Layout, where: str) 
 def _text(read: Reader | SingleReader, layout: Layout, context_dim: int) -> TextConditioner:
     encoders = {}
     for part, tokenizer in layout.encoders:
-        if part == "text_encoder_3" and not read.has(part):
+        # SDXL's refiner has the second alone.
+        may_lack = part == "text_encoder_3" or (part == "text_encoder" and read.index.get(SCORED))
+        if may_lack and not read.has(part):
             continue
         module, params, _ = read.part(part, T5Encoder if part == "text_encoder_3" else TextEncoder)
         files = read.tokenizer(tokenizer)

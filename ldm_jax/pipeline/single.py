@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from ldm_jax.errors import InputError
+from ldm_jax.pipeline.layouts import SCORED
 from ldm_jax.pretrained.clip_vocabulary import END, clip_files
 from ldm_jax.pretrained.parts import Opened, read_params
 from ldm_jax.pretrained.single_file import open_single
@@ -48,6 +49,8 @@ class Family(NamedTuple):
     """Side of the latents."""
     pads: dict[str, str]
     """What fills texts up, for each tokenizer of CLIP's words."""
+    scored: bool = False
+    """Whether it is SDXL's refiner, which is told how pleasing the image is."""
 
 
 SD1 = Family(
@@ -78,6 +81,11 @@ SDXL = Family(
     128,
     {"tokenizer": END, "tokenizer_2": "!"},
 )
+REFINER = SDXL._replace(
+    name="SDXL's refiner",
+    pipelines={0: "StableDiffusionXLImg2ImgPipeline"},
+    scored=True,
+)
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
 SD3 = Family(
     "SD 3",
@@ -93,6 +101,8 @@ def family_of(parts: dict[str, Opened], path: Path) -> Family:
     """The family of a file, from its parts; InputError where it isn't a whole model."""
     if "transformer" in parts and "unet" not in parts:
         family, needed = SD3, ("transformer", "vae")
+    elif "unet" in parts and "text_encoder_2" in parts and "text_encoder" not in parts and _alone(parts):
+        family, needed = REFINER, ("unet", "vae", "text_encoder_2")
     elif "text_encoder_2" in parts:
         family, needed = SDXL, ("unet", "vae", "text_encoder", "text_encoder_2")
     else:
@@ -105,6 +115,12 @@ def family_of(parts: dict[str, Opened], path: Path) -> Family:
             "Stable Diffusion 1, 2, XL or 3, or name its parts' folders (docs/weights.md)"
         )
     return family
+
+
+def _alone(parts: dict[str, Opened]) -> bool:
+    """Whether the UNet is told what the second encoder says and nothing besides."""
+    unet, encoder = (parts[part].module.config for part in ("unet", "text_encoder_2"))  # type: ignore[attr-defined]
+    return unet.context_dim == encoder.width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +139,8 @@ class SingleReader:
     def index(self) -> dict[str, Any]:
         """What model_index.json says of the pipeline in `like`."""
         file = self._beside("model_index.json")
-        return {} if file is None else read_json(file)
+        known = {SCORED: True, "force_zeros_for_empty_prompt": False} if self.family.scored else {}
+        return known if file is None else read_json(file)
 
     def _beside(self, name: str) -> Path | None:
         """A file in `like`, where it is there."""
@@ -136,7 +153,7 @@ class SingleReader:
         config: Any = self.parts[part].module.config  # type: ignore[attr-defined]
         latents = self.parts["vae"].module.config.latent_channels  # type: ignore[attr-defined]
         extra = config.in_channels - latents
-        if extra not in (0, latents + 1):
+        if int(extra > 0) not in self.family.pipelines or extra not in (0, latents + 1):
             raise InputError(f"model: {self.path} is of {self.family.name} with {extra} more channels, not known")
         return self.family.pipelines[int(extra > 0)]
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ldm_jax.conditions import Condition, NoisedImage, SavedCondition, WithFiles
+from ldm_jax.conditions import Condition, NoisedImage, SavedCondition, TextCondition, WithFiles
 from ldm_jax.errors import InputError
-from ldm_jax.pipeline.layouts import DENOISER_FOLDERS, LOW_RES, PIPELINES, Layout
+from ldm_jax.pipeline.layouts import DENOISER_FOLDERS, LOW_RES, PIPELINES, SCORED, Layout
 from ldm_jax.pretrained.parts import read_json, save_part
 from ldm_jax.pretrained.writing import write_bytes, write_json
 from ldm_jax.serialization import to_tree
@@ -106,6 +106,8 @@ def _save_text(model: LatentDiffusion, path: Path, layout: Layout, part: Any) ->
                 index |= {folder: [None, None], tokenizer: [None, None]}
     if layout.style == "sdxl" and model.text is not None:
         index["force_zeros_for_empty_prompt"] = model.text.zero_null
+        text = model.condition(TextCondition)
+        index |= {SCORED: True} if text.scores is not None else {}
     return index
 
 

@@ -137,6 +137,14 @@ SECTIONS = (
         lambda config: compvis.OPEN_CLIP,
         lambda config: compvis.OPEN_CLIP_DERIVED,
     ),
+    # SDXL's refiner has OpenCLIP alone.
+    Section(
+        "conditioner.embedders.0.model.",
+        "text_encoder_2",
+        compvis.open_clip_config,
+        lambda config: compvis.OPEN_CLIP,
+        lambda config: compvis.OPEN_CLIP_DERIVED,
+    ),
     Section("text_encoders.clip_l.transformer.", "text_encoder", *SD3_CLIP),
     Section("text_encoders.clip_g.transformer.", "text_encoder_2", *SD3_CLIP),
     Section(

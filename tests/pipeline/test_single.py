@@ -19,10 +19,31 @@ from ldm_jax.pretrained import save_part
 from ldm_jax.pretrained.names import Numbers, flat_shapes, sources
 from ldm_jax.pretrained.parts import published_tensors
 from ldm_jax.pretrained.single_file import SECTIONS
+from ldm_jax.pretrained.tables.unet import PublishedUNetConfig
 from ldm_jax.pretrained.tokenization import tokenizer_files
 from ldm_jax.pretrained.writing import write_json
 
 KEY = jax.random.key(0)
+
+
+def written(modules, folder, prefixes=None):
+    """Random weights of the modules: parts in a folder, and all of them under CompVis names."""
+    whole, random = {}, np.random.default_rng(0)
+    for part, module in modules.items():
+        params = unflatten_dict(
+            {
+                tuple(path.split("/")): (0.3 * random.standard_normal(shape)).astype(np.float32)
+                for path, shape in flat_shapes(module).items()
+            }
+        )
+        settings = {"unet": {"sample_size": SD1.size}, "vae": SD1.vae}.get(part, {})
+        save_part(module, params, folder / part, settings)
+        prefix = (prefixes or {}).get(part, "")
+        section = next(one for one in SECTIONS if one.part == part and one.prefix.startswith(prefix))
+        wanted = sources(module, section.table(module.config), Numbers(levels=2))
+        made = published_tensors(params, wanted)
+        whole |= {section.prefix + name: np.ascontiguousarray(make()) for name, (_, make) in made.items()}
+    return whole
 
 
 @pytest.fixture(scope="module")
@@ -48,27 +69,13 @@ def both(tmp_path_factory):
             )
         ),
     }
-    whole, random = {}, np.random.default_rng(0)
+    save_file(written(modules, folder), room / "sd15.safetensors")
     index = {"_class_name": "StableDiffusionPipeline", "scheduler": ["diffusers", "PNDMScheduler"]}
-    for part, module in modules.items():
-        params = unflatten_dict(
-            {
-                tuple(path.split("/")): (0.3 * random.standard_normal(shape)).astype(np.float32)
-                for path, shape in flat_shapes(module).items()
-            }
-        )
-        settings = {"unet": {"sample_size": SD1.size}, "vae": SD1.vae}.get(part, {})
-        save_part(module, params, folder / part, settings)
-        index[part] = ["x", type(module).__name__]
-        section = next(one for one in SECTIONS if one.part == part)
-        wanted = sources(module, section.table(module.config), Numbers(levels=2))
-        made = published_tensors(params, wanted)
-        whole |= {section.prefix + name: np.ascontiguousarray(make()) for name, (_, make) in made.items()}
+    index |= {part: ["x", type(module).__name__] for part, module in modules.items()}
     pipelines.script().tokenizer_files(folder / "tokenizer", "<|endoftext|>")
     (folder / "scheduler").mkdir()
     write_json(folder / "scheduler" / "scheduler_config.json", SD1.scheduler)
     write_json(folder / "model_index.json", index)
-    save_file(whole, room / "sd15.safetensors")
     like = room / "like"
     pipelines.script().tokenizer_files(like / "tokenizer", "<|endoftext|>")
     return room / "sd15.safetensors", folder, like
@@ -106,6 +113,29 @@ def test_by_the_command(both, tmp_path, capsys, monkeypatch):
         with np.load(tmp_path / f"{i}.npz") as held:
             drawn.append(held["arr_0"])
     np.testing.assert_array_equal(*drawn)
+
+
+def test_sdxls_refiner(tmp_path, monkeypatch):
+    """Its second encoder alone, and a score in place of the size wanted."""
+    clip = {"width": 64, "depth": 2, "heads": 1, "hidden": 96, "projection": 64, "activation": "gelu"}
+    vocabulary = len(pipelines.script().token_ids.clip_files()[0])
+    encoder = TextEncoderConfig(vocabulary, 16, **clip, end_id=vocabulary - 1, start_id=vocabulary - 2, pad_id=0)
+    unet = {"context_dim": 64, "added_dim": 64 + 5 * 256, "time_scale": 1.0, "linear_projection": True}
+    modules = {
+        "unet": UNet(PublishedUNetConfig(4, 4, (64, 64), 1, (1, 0), 1, (1, 1), **unet)),
+        "vae": Autoencoder(AutoencoderConfig(latent_channels=4, channels=32, multipliers=(1, 1), blocks=1, groups=32)),
+        "text_encoder_2": TextEncoder(encoder),
+    }
+    prefixes = {"text_encoder_2": "conditioner.embedders.0.model."}
+    save_file(written(modules, tmp_path / "parts", prefixes), tmp_path / "refiner.safetensors")
+    pipelines.script().tokenizer_files(tmp_path / "own", "!")
+    monkeypatch.setattr(single, "clip_files", lambda pad: tokenizer_files(tmp_path / "own"))
+    model = ldm_jax.load(tmp_path / "refiner.safetensors")
+    assert model.published == "StableDiffusionXLImg2ImgPipeline"
+    told = model.tell(4.0, prompts=["a cat"])
+    assert told.cond.pooled.shape == (1, 64) and told.cond.context.shape == (1, 16, 64)
+    np.testing.assert_array_equal(told.cond.time_ids, [[256, 256, 0, 0, 6]])
+    np.testing.assert_array_equal(told.null.time_ids, [[256, 256, 0, 0, 2.5]])
 
 
 def test_what_a_file_lacks_is_one_line(both, tmp_path):

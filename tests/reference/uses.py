@@ -2,7 +2,7 @@
 
 Runs in an environment with PyTorch (CPU), diffusers and transformers; nothing here is imported by the library.
 
-    python tests/reference/uses.py make                 writes tests/reference/uses.npz
+    python tests/reference/uses.py make [NAME ...]      writes tests/reference/uses.npz, or renews some of it
     python tests/reference/uses.py check NAME FOLDER    opens our folder with diffusers, which draws the same image
 
 The parts are those of pipelines.py, with the denoiser's channels and the class changed; images, masks and noise follow
@@ -43,6 +43,7 @@ class Use(NamedTuple):
 USES = {
     "sd2_img2img": Use("sd2", "StableDiffusionImg2ImgPipeline", "edit", 0.6),
     "sdxl_img2img": Use("sdxl", "StableDiffusionXLImg2ImgPipeline", "edit", 0.4, width=24),
+    "sdxl_refiner": Use("sdxl", "StableDiffusionXLImg2ImgPipeline", "edit", 0.6, width=24),
     "sd3_img2img": Use("sd3", "StableDiffusion3Img2ImgPipeline", "edit", 0.6, width=24),
     "sd15_inpaint": Use("sd15", "StableDiffusionInpaintPipeline", "inpaint", 1.0, 9),
     "sd2_inpaint": Use("sd2", "StableDiffusionInpaintPipeline", "inpaint", 0.6, 9),
@@ -91,6 +92,8 @@ def build(name: str):
 
     use = USES[name]
     _, parts = pipelines.components(use.base)
+    if name == "sdxl_refiner":
+        parts |= refined(parts)
     denoiser = "transformer" if use.base == "sd3" else "unet"
     config = {key: value for key, value in parts[denoiser].config.items() if not key.startswith("_")}
     if use.channels != config["in_channels"]:
@@ -110,6 +113,23 @@ def build(name: str):
     pipeline = getattr(diffusers, use.cls)(**parts, **({"max_noise_level": 40} if use.task == "upscale" else {}))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def refined(parts: dict[str, Any]) -> dict[str, Any]:
+    """What SDXL's refiner has in place of SDXL's: the second encoder alone, and five numbers beside its vector."""
+    encoder = parts["text_encoder_2"]
+    settings = encoder.config.to_dict() | {"projection_dim": 16}
+    encoder = pipelines.filled(type(encoder)(type(encoder.config)(**settings)))
+    config = {key: value for key, value in parts["unet"].config.items() if not key.startswith("_")}
+    changes = {"cross_attention_dim": 16, "projection_class_embeddings_input_dim": 16 + 5 * 8}
+    return {
+        "unet": pipelines.filled(type(parts["unet"]).from_config({**config, **changes})),
+        "text_encoder": None,
+        "tokenizer": None,
+        "text_encoder_2": encoder,
+        "requires_aesthetics_score": True,
+        "force_zeros_for_empty_prompt": False,
+    }
 
 
 def draw(name: str, pipeline) -> np.ndarray:
@@ -156,8 +176,9 @@ def draw(name: str, pipeline) -> np.ndarray:
 
 
 def make() -> None:
-    data = {}
-    for name in USES:
+    names, path = sys.argv[2:], HERE / "uses.npz"
+    data = dict(np.load(path)) if names else {}
+    for name in names or USES:
         pipeline = build(name)
         with tempfile.TemporaryDirectory() as folder:
             pipeline.save_pretrained(folder)
@@ -167,7 +188,6 @@ def make() -> None:
         data[f"{name}/json"], data[f"{name}/image"] = np.array(json.dumps(record)), image.astype(np.float32)
         inside = ((image > 0) & (image < 1)).mean()
         print(name, image.shape, f"{inside:.0%} of the values inside (0, 1), std {image.std():.3f}")
-    path = HERE / "uses.npz"
     np.savez_compressed(path, **data)
     print(path.stat().st_size, "bytes")
 
