@@ -6,8 +6,8 @@
     ldm-jax finetune runs/nine --data npz:tenth.npz --prior.source npz:drawn.npz --workdir runs/ten
     python benchmarks/new_class.py judge runs/nine runs/ten [--num 1000] [--out new_class.json]
 
-Pictures that the first model drew itself keep the nine classes as they are (prior preservation). A scikit-learn MLP that
-was trained on real images of all ten classes says how many of either model's samples are of the class asked for.
+Pictures that the first model drew itself keep the nine classes as they are (prior preservation). A scikit-learn MLP,
+trained on real images of all ten classes, says how many of either model's samples are of the class asked for.
 """
 
 import argparse

@@ -69,6 +69,8 @@ def read_base(config: Config, workdir: Path) -> Base:
             model = load(place)
             if model.denoiser is None:
                 raise InputError(f"denoiser_from: {place} holds an autoencoder without a denoiser")
+            if getattr(model.denoiser.config, "guidance_dim", 0):
+                raise InputError(f"denoiser_from: {place} is told its guidance (distilled); it can be sampled alone")
             denoiser = model.denoiser, model.denoiser_params
             places["denoiser"] = place if (place / "model_index.json").is_file() else place / "model"
         else:

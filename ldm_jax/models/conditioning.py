@@ -28,6 +28,8 @@ class Conditioning(NamedTuple):
     """Sizes and crops (SDXL), or a noise level."""
     image: Float[Array, "b *space c"] | None = None
     """Concatenated to z along channels: masks and masked latents, or a low-resolution image."""
+    guidance: Float[Array, "b"] | None = None
+    """A scale that a distilled network is told in place of being guided (Meng et al. 2022, arXiv 2210.03142)."""
 
 
 def per_example(t: Time, examples: int) -> Float[Array, "b"]:
@@ -46,17 +48,20 @@ def received(
     context: int = 0,
     pooled: int = 0,
     time_ids: bool = False,
+    guidance: bool = False,
 ) -> Conditioning:
     """cond with every part that a network was built for; None is a Conditioning without parts.
 
-    label, time_ids: whether the network embeds them. context, pooled: the features that it takes, 0 for none; negative
-    for any. InputError names the part that is missing or has other features.
+    label, time_ids, guidance: whether the network embeds them. context, pooled: the features that it takes, 0 for none;
+    negative for any. InputError names the part that is missing or has other features.
     """
     cond = Conditioning() if cond is None else cond
     if label and cond.label is None:
         raise InputError(f"cond.label: this {network} embeds labels; give one an example")
     if time_ids and cond.time_ids is None:
         raise InputError(f"cond.time_ids: this {network} embeds sizes and crops; give them for each example")
+    if guidance and cond.guidance is None:
+        raise InputError(f"cond.guidance: this {network} embeds a guidance scale; give one for each example")
     for field, features, what in (("context", context, "attends to tokens"), ("pooled", pooled, "embeds a vector")):
         value = getattr(cond, field)
         if features and value is None:

@@ -207,7 +207,7 @@ def sinusoidal(
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoidal features of t, then Dense, silu, Dense."""
+    """Sinusoidal features of t, then Dense, silu, Dense; features of a guidance scale are added to those of t."""
 
     features: int
     frequencies: int = 256
@@ -216,9 +216,11 @@ class TimeEmbedding(nn.Module):
     sine_first: bool = False
 
     @nn.compact
-    def __call__(self, t: Float[Array, "b"]) -> Float[Array, "b e"]:
+    def __call__(self, t: Float[Array, "b"], guidance: Float[Array, "b k"] | None = None) -> Float[Array, "b e"]:
         init = nn.initializers.normal(0.02)
         h = sinusoidal(t, self.frequencies, shift=self.shift, sine_first=self.sine_first).astype(self.dtype)
+        if guidance is not None:
+            h = h + nn.Dense(self.frequencies, use_bias=False, dtype=self.dtype, name="guidance")(guidance)
         h = nn.Dense(self.features, dtype=self.dtype, kernel_init=init, name="dense1")(h)
         return nn.Dense(self.features, dtype=self.dtype, kernel_init=init, name="dense2")(jax.nn.silu(h))
 

@@ -69,6 +69,8 @@ class UNetConfig:
     """Features of cond.pooled and the embedded cond.time_ids together (SDXL); 0: none; -1: as the conditions give."""
     time_ids_dim: int = 256
     """Sinusoidal features of each entry of cond.time_ids."""
+    guidance_dim: int = 0
+    """Sinusoidal features of cond.guidance, beside those of the time (LCM, arXiv 2310.04378); 0: none."""
     groups: int = 32
     """Groups of every GroupNorm."""
     epsilon: float = 1e-5
@@ -92,8 +94,18 @@ class UNetConfig:
         for field in ("blocks", "groups", "time_ids_dim"):
             if getattr(self, field) < 1:
                 raise InputError(f"denoiser.{field}: {getattr(self, field)} must be at least 1")
-        if min(self.in_channels, self.out_channels, self.mid_attention, self.class_rows, *self.attention) < 0:
-            fields = "in_channels, out_channels, attention, mid_attention, class_rows"
+        if (
+            min(
+                self.in_channels,
+                self.out_channels,
+                self.mid_attention,
+                self.class_rows,
+                self.guidance_dim,
+                *self.attention,
+            )
+            < 0
+        ):
+            fields = "in_channels, out_channels, attention, mid_attention, class_rows, guidance_dim"
             raise InputError(f"denoiser: {fields} must be 0 or more")
         for field in ("num_classes", "context_dim", "added_dim"):
             if getattr(self, field) < -1:
@@ -193,6 +205,7 @@ class UNet(nn.Module):
             context=jnp.zeros((1, 1, c.context_dim), jnp.float32) if c.context_dim else None,
             pooled=jnp.zeros((1, pooled), jnp.float32) if c.added_dim else None,
             time_ids=jnp.zeros((1, c.time_ids), jnp.float32) if c.added_dim else None,
+            guidance=jnp.ones(1, jnp.float32) if c.guidance_dim else None,
         )
         return jnp.zeros((1, *(side,) * rank, c.in_channels), jnp.float32), jnp.zeros(1, jnp.float32), cond
 
@@ -200,7 +213,12 @@ class UNet(nn.Module):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         width = 4 * c.channels[0]
         time = TimeEmbedding(width, c.channels[0], dtype, c.frequency_shift, c.sine_first, name="time")
-        embedding = time(t * c.time_scale)
+        guidance = None
+        if c.guidance_dim and cond.guidance is not None:
+            # How far it is from none, in thousandths.
+            scales = 1000.0 * (cond.guidance.astype(jnp.float32) - 1.0)
+            guidance = sinusoidal(scales, c.guidance_dim, shift=1.0, sine_first=True)
+        embedding = time(t * c.time_scale, guidance)
         if c.label_rows:
             table = nn.Embed(c.label_rows, width, name="label")
             embedding = embedding + table(cond.label).astype(dtype)  # type: ignore[arg-type]
@@ -222,7 +240,13 @@ class UNet(nn.Module):
         fitting.closed(c, "UNet")
         added = c.added_dim > 0
         cond = received(
-            cond, "UNet", label=c.label_rows > 0, context=c.context_dim, pooled=-1 if added else 0, time_ids=added
+            cond,
+            "UNet",
+            label=c.label_rows > 0,
+            context=c.context_dim,
+            pooled=-1 if added else 0,
+            time_ids=added,
+            guidance=c.guidance_dim > 0,
         )
         z, t, context = joined(z, cond.image, c.in_channels, "UNet"), per_example(t, len(z)), cond.context
         embedding = self._embedding(t, cond)

@@ -44,7 +44,9 @@ def tell(
     given = {name: value for name, value in given.items() if value is not None}
     _refuse_unknown(model, given)
     scales = _scales(model.sampling.guidance if guidance is None else guidance)
-    guided = isinstance(scales, Tracer) or bool(np.any(np.asarray(scales) != 1.0))
+    # A distilled network is told the scale, and evaluated once.
+    embedded = bool(getattr(getattr(model.denoiser, "config", None), "guidance_dim", 0))
+    guided = not embedded and (isinstance(scales, Tracer) or bool(np.any(np.asarray(scales) != 1.0)))
     parts, nulls = [], []
     for condition in model.conditions:
         asked = condition.ask(size, cond=cond, **{k: v for k, v in given.items() if k in condition.asks})
@@ -61,6 +63,8 @@ def tell(
             "condition (dropout 0)"
         )
     whole = _over(join(parts), cond)
+    if embedded:
+        whole, scales = whole._replace(guidance=scales), jnp.ones_like(scales)
     context = getattr(model.denoiser.config, "context_dim", 0) if model.denoiser else 0
     if context and whole.context is None:
         raise InputError("prompt: this model draws from texts; give one (or cond with its embedding)")

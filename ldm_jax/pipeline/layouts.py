@@ -44,6 +44,7 @@ PIPELINES = {
     "StableDiffusionUpscalePipeline": SD._replace(
         steps=75, guidance=9.0, joined="noised", left_out=(*SAFETY, "watermarker")
     ),
+    "LatentConsistencyModelPipeline": SD._replace(steps=4, guidance=8.5),
     "StableDiffusionXLPipeline": SDXL,
     "StableDiffusionXLImg2ImgPipeline": SDXL._replace(left_out=ADAPTER),
     "StableDiffusionXLInpaintPipeline": SDXL._replace(guidance=7.5, joined="mask", left_out=ADAPTER),

@@ -88,7 +88,9 @@ def arguments(name: str) -> dict[str, Any]:
     channels = 3 if name in ("ldm", "upscale") else 4
     noise = module.latents(channels, 8, 12 if name in ("sdxl", "sd3") else 8)
     told: dict[str, Any] = {"latents": np.moveaxis(noise, 1, -1), "steps": module.STEPS, "compat": "diffusers"}
-    if name.startswith("sd") or name == "ldm_text":
+    if name == "lcm":
+        told["steps"] = 1
+    if name.startswith("sd") or name in ("ldm_text", "lcm"):
         told |= {"prompts": module.PROMPTS, "guidance": 4.0}
     if name in ("sd2", "sd3"):
         told["negative"] = module.NEGATIVE

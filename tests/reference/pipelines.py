@@ -2,7 +2,7 @@
 
 Runs in an environment with PyTorch (CPU), diffusers and transformers; nothing here is imported by the library.
 
-    python tests/reference/pipelines.py make                 writes tests/reference/pipelines.npz
+    python tests/reference/pipelines.py make [NAME ...]      writes tests/reference/pipelines.npz, or renews some of it
     python tests/reference/pipelines.py save NAME FOLDER     saves one pipeline as diffusers does
     python tests/reference/pipelines.py check NAME FOLDER    loads our folder with diffusers and draws the same image
 
@@ -110,6 +110,7 @@ def components(name: str):
         DiTTransformer2DModel,
         EulerDiscreteScheduler,
         FlowMatchEulerDiscreteScheduler,
+        LCMScheduler,
         PNDMScheduler,
         SD3Transformer2DModel,
         UNet2DConditionModel,
@@ -167,6 +168,14 @@ def components(name: str):
             "tokenizer": tokenizer("<|endoftext|>"),
             "unet": filled(UNet2DConditionModel(**cross)),
             "scheduler": PNDMScheduler(skip_prk_steps=True, set_alpha_to_one=False, **betas),
+        }
+    if name == "lcm":
+        return diffusers.LatentConsistencyModelPipeline, sd | {
+            "vae": filled(AutoencoderKL(latent_channels=4, **stage)),
+            "text_encoder": clip(),
+            "tokenizer": tokenizer("<|endoftext|>"),
+            "unet": filled(UNet2DConditionModel(**cross, time_cond_proj_dim=12)),
+            "scheduler": LCMScheduler(**{key: value for key, value in betas.items() if key != "steps_offset"}),
         }
     if name == "sd2":
         return diffusers.StableDiffusionPipeline, sd | {
@@ -265,7 +274,7 @@ def components(name: str):
     return {"ldm": diffusers.LDMPipeline, "upscale": diffusers.LDMSuperResolutionPipeline}[name], parts
 
 
-NAMES = ("sd15", "sd2", "sdxl", "sd3", "sd3_t5", "dit", "ldm", "ldm_text", "upscale")
+NAMES = ("sd15", "lcm", "sd2", "sdxl", "sd3", "sd3_t5", "dit", "ldm", "ldm_text", "upscale")
 
 
 def build(name: str):
@@ -280,7 +289,11 @@ def draw(name: str, pipeline) -> np.ndarray:
     import torch
 
     module = sys.modules[type(pipeline).__module__]
-    shared = {"num_inference_steps": STEPS, "output_type": "np"}
+    # More steps than one would each need noise of their own.
+    shared = {"num_inference_steps": 1 if name == "lcm" else STEPS, "output_type": "np"}
+    if name == "lcm":
+        noise = torch.from_numpy(latents(4))
+        return pipeline(PROMPTS, latents=noise, guidance_scale=4.0, height=16, width=16, **shared).images
     if name.startswith("sd"):
         noise = latents(4, 8, 12 if name in ("sdxl", "sd3") else 8)
         size = {"height": 16, "width": 2 * noise.shape[-1]}
@@ -324,8 +337,9 @@ def described(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
 
 
 def make() -> None:
-    data = {}
-    for name in NAMES:
+    names, path = sys.argv[2:], HERE / "pipelines.npz"
+    data = dict(np.load(path)) if names else {}
+    for name in names or NAMES:
         pipeline = build(name)
         with tempfile.TemporaryDirectory() as folder:
             pipeline.save_pretrained(folder)
@@ -336,7 +350,6 @@ def make() -> None:
         data[f"{name}/json"], data[f"{name}/image"] = np.array(json.dumps(record)), image.astype(np.float32)
         inside = ((image > 0) & (image < 1)).mean()
         print(name, image.shape, f"{inside:.0%} of the values inside (0, 1), std {image.std():.3f}")
-    path = HERE / "pipelines.npz"
     np.savez_compressed(path, **data)
     print(path.stat().st_size, "bytes")
 

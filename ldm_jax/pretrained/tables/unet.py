@@ -69,6 +69,7 @@ def _unet(attention: Table) -> Table:
         Rule("conv_in", "conv_in", CONV),
         Rule("time_embedding.linear_1", "time/dense1", LINEAR),
         Rule("time_embedding.linear_2", "time/dense2", LINEAR),
+        Rule("time_embedding.cond_proj", "time/guidance", LINEAR),
         Rule("class_embedding", "label", EMBED),
         Rule("add_embedding.linear_1", "added1", LINEAR),
         Rule("add_embedding.linear_2", "added2", LINEAR),
@@ -140,6 +141,7 @@ def _read_condition(fields: Fields, tensors: Tensors) -> UNetConfig:
     if len(set(context)) != 1:
         raise InputError(f"{fields.where}.cross_attention_dim: {context} must be equal")
     added, ids = 0, 256
+    guidance = 0 if fields.get("time_cond_proj_dim") is None else fields.integer("time_cond_proj_dim")
     if fields.get("addition_embed_type") is not None:
         fields.only(addition_embed_type="text_time")
         added = fields.integer("projection_class_embeddings_input_dim")
@@ -165,6 +167,7 @@ def _read_condition(fields: Fields, tensors: Tensors) -> UNetConfig:
         context_twice=_twice(fields, n),
         added_dim=added,
         time_ids_dim=ids,
+        guidance_dim=guidance,
         **_shared(fields),
     )
     return laid_out(config, fields.flag("use_linear_projection"), fields.flag("upcast_attention"))
@@ -224,6 +227,7 @@ def _write_condition(config: UNetConfig) -> dict[str, Any] | None:
         "addition_embed_type": "text_time" if config.added_dim else None,
         "addition_time_embed_dim": config.time_ids_dim if config.added_dim else None,
         "projection_class_embeddings_input_dim": config.added_dim or None,
+        "time_cond_proj_dim": config.guidance_dim or None,
     }
 
 
