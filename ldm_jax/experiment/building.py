@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,11 +72,14 @@ def first_stage_model(parts: Parts, params: Params, latents: Latents) -> LatentD
 
 def denoiser_stage(parts: Parts, model: LatentDiffusion, latents: Latents, workdir: Path) -> DenoiserStage:
     """The second stage, with adapters where the experiment has them; what the conditions read is cached."""
-    config, loader, training = parts.config, parts.loader, parts.config.stage(DenoiserTraining)
-    module, given = parts.base.denoiser or (make_denoiser(config.denoiser), None)  # type: ignore[arg-type]
+    base, config, loader = parts.base, parts.config, parts.loader
+    training = config.stage(DenoiserTraining)
+    module, given = base.denoiser or (make_denoiser(config.denoiser), None)  # type: ignore[arg-type]
     inputs = {"autoencoder": latents.weights, "latents": latents.digest}
     if training.adapter is not None:
         inputs["denoiser"] = weights_hash(given)
+    if base.added:
+        inputs["classes"] = hashlib.sha256(json.dumps(base.added).encode()).hexdigest()
     kind = DenoiserStage if training.adapter is None else AdapterStage
     folder, data = workdir / "conditions", identity(config)
     return kind(
