@@ -22,6 +22,7 @@ MOVED = (
     ("autoencoder_loss", "stages.autoencoder.loss"),
     ("discriminator", "stages.autoencoder.discriminator"),
     ("adapter", "stages.denoiser.adapter"),
+    ("prior", "stages.denoiser.prior"),
     ("diffusion.label_dropout", "conditions.label.dropout"),
     ("diffusion.times_mean", "process.times.mean"),
     ("diffusion.times_std", "process.times.std"),

@@ -15,6 +15,7 @@ from ldm_jax import seeds
 from ldm_jax.cache import Latents, cache_condition, encode_all, weights_hash
 from ldm_jax.config import Config
 from ldm_jax.experiment.parts import Parts
+from ldm_jax.experiment.prior import cached_prior
 from ldm_jax.experiment.workdir import identity
 from ldm_jax.mesh import AXIS
 from ldm_jax.models import LPIPS, Discriminator, make_denoiser
@@ -27,7 +28,7 @@ from ldm_jax.stages.denoiser import DenoiserStage, Shuffle
 from ldm_jax.stages.held_out import held_out
 from ldm_jax.training.stage import Params
 
-AUTOENCODER, DENOISER, SHUFFLE, TEST = range(4)
+AUTOENCODER, DENOISER, SHUFFLE, TEST, PRIOR = range(5)
 """The purposes of randomness: keys are the seed folded with one of these."""
 
 
@@ -80,6 +81,10 @@ def denoiser_stage(parts: Parts, model: LatentDiffusion, latents: Latents, workd
         inputs["denoiser"] = weights_hash(given)
     if base.added:
         inputs["classes"] = hashlib.sha256(json.dumps(base.added).encode()).hexdigest()
+    prior = None
+    if parts.prior is not None:
+        prior = cached_prior(config, training.prior, parts.prior, model, workdir, config.seed + PRIOR)
+        inputs["prior"] = prior.latents.digest
     kind = DenoiserStage if training.adapter is None else AdapterStage
     folder, data = workdir / "conditions", identity(config)
     return kind(
@@ -98,4 +103,5 @@ def denoiser_stage(parts: Parts, model: LatentDiffusion, latents: Latents, workd
         seed=config.seed,
         given=given,
         inputs=inputs,
+        prior=prior,
     )

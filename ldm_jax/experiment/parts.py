@@ -17,6 +17,7 @@ from ldm_jax.data import Loader, Source, Subset, annotation, has_captions, open_
 from ldm_jax.diffusion.process import Process
 from ldm_jax.errors import InputError
 from ldm_jax.experiment.classes import renumbered, taught
+from ldm_jax.experiment.prior import check_alike, prior_of, prior_source
 from ldm_jax.experiment.workdir import place_of_given
 from ldm_jax.models import AUTOENCODERS, Conditioning, make_autoencoder
 from ldm_jax.pipeline import LatentDiffusion, load
@@ -106,6 +107,8 @@ class Parts(NamedTuple):
     test: Source | None
     """Examples that are held out, where there are any."""
     conditions: tuple[Condition, ...]
+    prior: Loader | None = None
+    """The second source, where there is one."""
 
 
 def assemble(config: Config, base: Base) -> Parts:
@@ -116,16 +119,7 @@ def assemble(config: Config, base: Base) -> Parts:
     data = config.data
     base = _taught(config, base, source)
     known = _known(base)
-    loader = Loader(
-        renumbered(source, known) if known else source,
-        batch_size=data.batch_size,
-        image_size=data.image_size,
-        channels=base.autoencoder.config.image_channels,
-        seed=config.seed,
-        flip=data.flip,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    loader = _loader(config, base, renumbered(source, known) if known else source)
     try:
         test = open_source(data.source, "test")
         test = renumbered(test, known) if known else test
@@ -146,7 +140,25 @@ def assemble(config: Config, base: Base) -> Parts:
     training = config.stage(AutoencoderTraining)
     if training is not None:
         check_loss(training, base.autoencoder.config, space[0])
-    return Parts(config, base, loader, test, conditions)
+    prior, other = prior_of(config), None
+    if prior is not None:
+        other = _loader(config, base, prior_source(config, prior, conditions))
+        check_alike(other, loader)
+    return Parts(config, base, loader, test, conditions, other)
+
+
+def _loader(config: Config, base: Base, source: Source) -> Loader:
+    data = config.data
+    return Loader(
+        source,
+        batch_size=data.batch_size,
+        image_size=data.image_size,
+        channels=base.autoencoder.config.image_channels,
+        seed=config.seed,
+        flip=data.flip,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
 
 
 def _taught(config: Config, base: Base, source: Source) -> Base:

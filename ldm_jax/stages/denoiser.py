@@ -25,6 +25,7 @@ from ldm_jax.stages.computing import computed
 from ldm_jax.stages.denoiser_config import DenoiserTraining
 from ldm_jax.stages.denoiser_loss import Weights, denoiser_loss, own_weights
 from ldm_jax.stages.held_out import HeldOut
+from ldm_jax.stages.prior import Cached, mixed_batch
 from ldm_jax.training.prefetch import ahead
 from ldm_jax.training.stage import Batch, Context, Evaluation, Loss, Params
 
@@ -77,16 +78,17 @@ class DenoiserStage:
         seed: int = 0,
         given: Params = None,
         inputs: Mapping[str, str] | None = None,
+        prior: Cached | None = None,
     ):
         """model: all parts but the denoiser; module: the denoiser as it is trained; given: its parameters at first.
 
-        key: of the times and noise at which examples are judged; seed: of the pictures.
+        key: of the times and noise at which examples are judged; seed: of the pictures. prior: the second source.
         """
         self.training, self.model, self.saved = training, model, module
         self.module = computed(module, training, scan=True)
         self.scanned = getattr(self.module.config, "scan", False)
-        self.latents, self.told, self.judged, self.shuffle, self.key = latents, told, judged, shuffle, key
-        self.seed = seed
+        self.own, self.prior = Cached(latents, told, shuffle.seed), prior
+        self.judged, self.shuffle, self.key, self.seed = judged, shuffle, key, seed
         self.batch_size, self.inputs = batch_size, dict(inputs or {})
         self.optimizer, self.frozen = self._optimizer(), None
         self.given = stack_blocks(given) if given is not None and self.scanned else given
@@ -121,9 +123,11 @@ class DenoiserStage:
         return ahead((k, self._batch(k)) for k in range(start, stop))
 
     def _batch(self, k: int) -> Batch:
-        place = place_of(len(self.latents), self.batch_size, step=k, **dataclasses.asdict(self.shuffle))
-        conditions = {name: told.batch(place) for name, told in self.told.items()}
-        return {**self.latents.batch(place), "conditions": conditions}
+        settings, shuffle = self.training.prior, self.shuffle
+        if self.prior is not None and settings is not None:
+            where = shuffle.process_index, shuffle.process_count
+            return mixed_batch(self.own, self.prior, settings, self.batch_size, k, *where)
+        return self.own.batch(place_of(len(self.own.latents), self.batch_size, step=k, **dataclasses.asdict(shuffle)))
 
     @functools.cached_property
     def _judged(self) -> tuple[Batch, Array]:

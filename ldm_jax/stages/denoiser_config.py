@@ -7,6 +7,7 @@ import re
 from typing import ClassVar, Literal
 
 from ldm_jax.errors import InputError
+from ldm_jax.stages.prior import Prior
 from ldm_jax.training.stage import Training
 
 
@@ -42,6 +43,9 @@ class DenoiserTraining(Training):
     """Train low-rank changes in place of the network's own parameters; needs a pretrained denoiser."""
     dropout: float = 0.1
     """Share of examples trained without each condition that came with a pretrained denoiser, for guidance."""
+
+    prior: Prior | None = None
+    """A second source that a part of each batch comes from, so that what the denoiser knew stays."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
