@@ -103,7 +103,7 @@ class Config:
         if isinstance(self.autoencoder, FirstStage) and not isinstance(self.denoiser, Pretrained):
             self._check_size(self.autoencoder)
             self._check_untrained()
-        self._check_prior()
+        self._check_tuned()
         self._check_guidance()
 
     def stage(self, kind: type) -> Any:
@@ -138,13 +138,14 @@ class Config:
         if denoiser is not None and denoiser.adapter is not None and not isinstance(self.denoiser, Pretrained):
             raise InputError("stages.denoiser.adapter: it needs a pretrained denoiser (--denoiser-from PATH)")
 
-    def _check_prior(self) -> None:
+    def _check_tuned(self) -> None:
         denoiser = self.stage(DenoiserTraining)
-        if denoiser is None or denoiser.prior is None:
+        if denoiser is None:
             return
-        if not isinstance(self.denoiser, Pretrained):
-            raise InputError("stages.denoiser.prior: it needs a pretrained denoiser (--denoiser-from PATH)")
-        if not denoiser.prior.source:
+        for part in ("prior", "embedding"):
+            if getattr(denoiser, part) is not None and not isinstance(self.denoiser, Pretrained):
+                raise InputError(f"stages.denoiser.{part}: it needs a pretrained denoiser (--denoiser-from PATH)")
+        if denoiser.prior is not None and not denoiser.prior.source:
             raise InputError("stages.denoiser.prior.source: it must be a data source, such as npz:PATH")
 
     def _check_guidance(self) -> None:

@@ -23,6 +23,7 @@ MOVED = (
     ("discriminator", "stages.autoencoder.discriminator"),
     ("adapter", "stages.denoiser.adapter"),
     ("prior", "stages.denoiser.prior"),
+    ("embedding", "stages.denoiser.embedding"),
     ("diffusion.label_dropout", "conditions.label.dropout"),
     ("diffusion.times_mean", "process.times.mean"),
     ("diffusion.times_std", "process.times.std"),

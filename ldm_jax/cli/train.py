@@ -63,8 +63,8 @@ def train(args: Sequence[str]) -> int:
     )
     picture = Run(config, workdir).train(options.stage)
     if main_process():
-        adapter = workdir / "adapter"
-        print(f"adapter: {adapter}" if adapter.is_dir() else f"model: {workdir / 'model'}")
+        made = next((name for name in ("adapter", "embedding") if (workdir / name).is_dir()), "model")
+        print(f"{made}: {workdir / made}")
         print(f"samples: {picture}" if options.stage != "autoencoder" else f"reconstructions: {picture}")
     return 0
 

@@ -25,6 +25,7 @@ from ldm_jax.stages.adapter import AdapterStage
 from ldm_jax.stages.autoencoder import AutoencoderStage
 from ldm_jax.stages.computing import computed
 from ldm_jax.stages.denoiser import DenoiserStage, Shuffle
+from ldm_jax.stages.embedding import EmbeddingStage
 from ldm_jax.stages.held_out import held_out
 from ldm_jax.training.stage import Params
 
@@ -77,15 +78,18 @@ def denoiser_stage(parts: Parts, model: LatentDiffusion, latents: Latents, workd
     training = config.stage(DenoiserTraining)
     module, given = base.denoiser or (make_denoiser(config.denoiser), None)  # type: ignore[arg-type]
     inputs = {"autoencoder": latents.weights, "latents": latents.digest}
-    if training.adapter is not None:
+    kind = DenoiserStage
+    if training.adapter is not None or training.embedding is not None:
+        kind = AdapterStage if training.adapter is not None else EmbeddingStage
         inputs["denoiser"] = weights_hash(given)
+    if training.embedding is not None:
+        inputs["text"] = weights_hash({name: one.params for name, one in model.text.encoders.items()})  # type: ignore[union-attr]
     if base.added:
         inputs["classes"] = hashlib.sha256(json.dumps(base.added).encode()).hexdigest()
     prior = None
     if parts.prior is not None:
         prior = cached_prior(config, training.prior, parts.prior, model, workdir, config.seed + PRIOR)
         inputs["prior"] = prior.latents.digest
-    kind = DenoiserStage if training.adapter is None else AdapterStage
     folder, data = workdir / "conditions", identity(config)
     return kind(
         training,

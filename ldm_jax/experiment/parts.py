@@ -25,6 +25,7 @@ from ldm_jax.pretrained.parts import load_part
 from ldm_jax.pretrained.single_file import load_single
 from ldm_jax.stages import AutoencoderTraining, DenoiserTraining
 from ldm_jax.stages.denoiser import conditions_of
+from ldm_jax.stages.embedding import with_new_word
 from ldm_jax.training.stage import Params
 
 log = logging.getLogger("ldm_jax")
@@ -202,8 +203,12 @@ def told_features(conditions: Sequence[Condition], loader: Loader) -> dict[str, 
 
 def _conditions(config: Config, base: Base, given: Given) -> tuple[Condition, ...]:
     training = config.stage(DenoiserTraining)
+    if training is not None and training.embedding is not None and base.model is None:
+        raise InputError("stages.denoiser.embedding: it needs a whole pipeline, for its text encoders")
     if base.model is not None and training is not None:
         found = tuple(conditions_of(base.model, training.dropout, given.example[:-1]))
+        if training.embedding is not None:
+            return with_new_word(found, training.embedding)
     else:
         found = tuple(c for section in config.conditions if (c := section.build(given)) is not None)
     read = {field for condition in found for field in condition.fields}

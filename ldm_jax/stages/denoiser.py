@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +63,9 @@ class Shuffle:
 
 class DenoiserStage:
     """See `Stage`; the parameters are {"denoiser": ..., "conditions": {name: ...}}."""
+
+    room: ClassVar[str | None] = None
+    """The folder in a run's that `save` writes; None where what is trained is saved as a whole model."""
 
     def __init__(
         self,
@@ -159,9 +163,12 @@ class DenoiserStage:
         key = seeds.key(self.seed)
         if all(isinstance(condition, LabelCondition) for condition in model.conditions):
             return Evaluation(numbers, model.sample(key, num=num), columns)
+        return Evaluation(numbers, self._told(model, key), 8)
+
+    def _told(self, model: LatentDiffusion, key: Array) -> Any:
+        """Pictures of what some of the examples are."""
         few = jax.tree.map(lambda leaf: leaf[:16], self._judged[0]["conditions"])
-        told = told_of(model, few)
-        return Evaluation(numbers, model.sample(key, num=16, told=told), 8)
+        return model.sample(key, num=16, told=told_of(model, few))
 
     def trained(self, params: Params) -> LatentDiffusion:
         """The model with the denoiser and conditions that these parameters are."""
@@ -172,6 +179,10 @@ class DenoiserStage:
             denoiser_params=unstack_blocks(network) if self.scanned else network,
             condition_params=params["conditions"],
         )
+
+    def save(self, params: Params, folder: Path) -> Path:
+        """Writes what is trained, where that is not a whole model; the path of the file."""
+        raise NotImplementedError(f"{type(self).__name__} saves a model to {folder}")
 
 
 def conditions_of(model: LatentDiffusion, dropout: float, pixels: tuple[int, ...]) -> Sequence[Condition]:
