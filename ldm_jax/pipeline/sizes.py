@@ -15,7 +15,7 @@ def image_size_of(path: Path) -> int:
     folder = path / "model" if (path / "model" / "model_index.json").is_file() else path
     if not (folder / "model_index.json").is_file():
         raise InputError(
-            f"model: {path} has no model_index.json; name a finished run's folder, its model/ or a pipeline of diffusers"
+            f"model: {path} has no model_index.json; name a finished run's folder, its model/ or a pipeline"
         )
     index = read_json(folder / "model_index.json")
     name = index.get("_class_name")
