@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -57,6 +58,11 @@ def test_adapters_are_another_kind(trained, tmp_path, capsys):
     assert f"adapter: {tmp_path / 'run' / 'adapter'}" in capsys.readouterr().out
     config = Config.from_json((tmp_path / "run" / "config.json").read_text())
     assert config.stages[0].learning_rate == 1e-4 and config.stages[0].adapter.rank == 2
+    # A network of our own architecture has no published names; its LoRA file has its own, and is merged again.
+    model = ldm_jax.load(trained)
+    merged = model.load_lora(tmp_path / "run" / "adapter")
+    moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), merged.denoiser_params, model.denoiser_params)
+    assert any(jax.tree.leaves(moved)) and not all(jax.tree.leaves(moved))
 
 
 def test_wrong_input_is_one_line(trained, data, tmp_path, capfd):
