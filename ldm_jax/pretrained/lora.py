@@ -76,8 +76,8 @@ def _wanted(module: nn.Module) -> dict[str, Source]:
     if published is None:
         # A network that nobody else has: each kernel by its own path, spelt as published names are.
         own = sources(module, None)
-        named = {path: f"{path.replace('/', '.').removesuffix('.kernel')}.weight" for path in own}
-        return {path: source._replace(names=(named[path],)) for path, source in own.items()}
+        spelt = {path: f"{path.replace('/', '.').removesuffix('.kernel')}.weight" for path in own}
+        return {path: source._replace(names=(spelt[path],)) for path, source in own.items()}
     config: Any = module.config  # type: ignore[attr-defined]
     return sources(module, published.table(config), published.numbers(config))
 
