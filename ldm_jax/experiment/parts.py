@@ -169,7 +169,8 @@ def _taught(config: Config, base: Base, source: Source) -> Base:
         model = taught(base.model, source, config.data.source, training)
         added = model.class_names[base.model.num_classes :]
         return base._replace(model=model, denoiser=(model.denoiser, model.denoiser_params), added=added)
-    classes = getattr(base.denoiser[0].config, "num_classes", 0) if base.denoiser else 0
+    alone = base.denoiser if base.model is None else None
+    classes = getattr(alone[0].config, "num_classes", 0) if alone else 0
     if classes and len(source.class_names) != classes:
         raise InputError(
             f"data.source: {config.data.source} has {len(source.class_names)} classes, the denoiser {classes}; name a "
