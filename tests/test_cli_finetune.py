@@ -72,7 +72,7 @@ def test_wrong_input_is_one_line(trained, data, tmp_path, capfd):
         ([str(trained), "--data", "npz:nowhere.npz"], "nowhere.npz: there is no such file"),
         ([str(trained), "--data", data, "--steps", "0"], "steps: 0 must be at least 1"),
         ([str(trained), "--data", data, "--adapter.rank", "2"], "classes that the denoiser does not know (12)"),
-        ([str(trained), "--data", data, "--adapter.rnk", "2"], "Unrecognized option --adapter.rnk"),
+        ([str(trained), "--data", data, "--adapter.rnk", "2"], "Unrecognized option --stages.denoiser.adapter.rnk"),
     ]
     for args, message in cases:
         assert run("finetune", [*args, "--workdir", str(tmp_path / "run")]) == 2
