@@ -103,6 +103,7 @@ class Config:
         if isinstance(self.autoencoder, FirstStage) and not isinstance(self.denoiser, Pretrained):
             self._check_size(self.autoencoder)
             self._check_untrained()
+        self._check_tuned()
         self._check_guidance()
 
     def stage(self, kind: type) -> Any:
@@ -136,6 +137,16 @@ class Config:
         denoiser = self.stage(DenoiserTraining)
         if denoiser is not None and denoiser.adapter is not None and not isinstance(self.denoiser, Pretrained):
             raise InputError("stages.denoiser.adapter: it needs a pretrained denoiser (--denoiser-from PATH)")
+
+    def _check_tuned(self) -> None:
+        denoiser = self.stage(DenoiserTraining)
+        if denoiser is None:
+            return
+        for part in ("prior", "embedding"):
+            if getattr(denoiser, part) is not None and not isinstance(self.denoiser, Pretrained):
+                raise InputError(f"stages.denoiser.{part}: it needs a pretrained denoiser (--denoiser-from PATH)")
+        if denoiser.prior is not None and not denoiser.prior.source:
+            raise InputError("stages.denoiser.prior.source: it must be a data source, such as npz:PATH")
 
     def _check_guidance(self) -> None:
         if isinstance(self.denoiser, Pretrained) or self.sampling.guidance == 1.0:

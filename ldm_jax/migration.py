@@ -22,6 +22,8 @@ MOVED = (
     ("autoencoder_loss", "stages.autoencoder.loss"),
     ("discriminator", "stages.autoencoder.discriminator"),
     ("adapter", "stages.denoiser.adapter"),
+    ("prior", "stages.denoiser.prior"),
+    ("embedding", "stages.denoiser.embedding"),
     ("diffusion.label_dropout", "conditions.label.dropout"),
     ("diffusion.times_mean", "process.times.mean"),
     ("diffusion.times_std", "process.times.std"),

@@ -18,6 +18,7 @@ from ldm_jax.cli.command import CLOSED_PIPE, DONE, WRONG_INPUT, guarded
 
 COMMANDS: dict[str, str] = {
     "train": "an experiment, from its config to the saved model",
+    "finetune": "a model trained on with other data: whole, by LoRA, or a new word",
     "sample": "draw images from a trained model",
     "evaluate": "measure a model or samples against a reference",
     "classify": "the class of images, by the denoiser's own errors",

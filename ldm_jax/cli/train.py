@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ldm_jax.cli import run
 from ldm_jax.cli.parsing import Parser, help_text, parse_config
@@ -12,6 +13,9 @@ from ldm_jax.config import Config
 from ldm_jax.configfile import load_config
 from ldm_jax.errors import InputError
 from ldm_jax.smoke import shrink
+
+if TYPE_CHECKING:
+    from ldm_jax.experiment.run import StageName
 
 
 def train(args: Sequence[str]) -> int:
@@ -52,20 +56,25 @@ def train(args: Sequence[str]) -> int:
         config = shrink(config)
     config = parse_config(rest, config)
 
-    from ldm_jax.experiment import Run
-    from ldm_jax.processes import join, main_process
-
-    if options.distributed is not None:
-        join(options.distributed)
     name = Path(options.config.replace(".py:", "-")).stem
     workdir = options.workdir or (
         Path(options.config).parent if name == "config" else Path("runs") / (f"{name}-smoke" if options.smoke else name)
     )
-    picture = Run(config, workdir).train(options.stage)
+    return train_config(config, workdir, options.stage, options.distributed)
+
+
+def train_config(config: Config, workdir: Path, stage: StageName = "all", distributed: str | None = None) -> int:
+    """Trains an experiment in its folder and says where what it made is; the exit code."""
+    from ldm_jax.experiment import Run
+    from ldm_jax.processes import join, main_process
+
+    if distributed is not None:
+        join(distributed)
+    picture = Run(config, workdir).train(stage)
     if main_process():
-        adapter = workdir / "adapter"
-        print(f"adapter: {adapter}" if adapter.is_dir() else f"model: {workdir / 'model'}")
-        print(f"samples: {picture}" if options.stage != "autoencoder" else f"reconstructions: {picture}")
+        made = next((name for name in ("adapter", "embedding") if (workdir / name).is_dir()), "model")
+        print(f"{made}: {workdir / made}")
+        print(f"samples: {picture}" if stage != "autoencoder" else f"reconstructions: {picture}")
     return 0
 
 

@@ -39,7 +39,7 @@ class Encoder(NamedTuple):
             length = min(length or self.tokenizer.length, self.module.config.positions)
         return np.asarray(self.tokenizer(prompts, length).ids)
 
-    def run(self, ids: np.ndarray, mask: np.ndarray | None = None) -> TextEncoding:
+    def run(self, ids: np.ndarray | Array, mask: np.ndarray | Array | None = None) -> TextEncoding:
         """The encoding of ids [b l]; mask: True where a token counts, all of them where None."""
         return _run(self.params, jnp.asarray(ids), mask, module=self.module)
 
@@ -99,7 +99,16 @@ class TextConditioner:
             parts.append(jax.tree.map(lambda leaf, kept=n - begin: leaf[:kept], part))
         return parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
-    def _encode(self, tokens: Mapping[str, np.ndarray]) -> Conditioning:
+    def with_params(self, params: Mapping[str, Any]) -> TextConditioner:
+        """The same with other parameters of the encoders, by their names."""
+        encoders = {name: encoder._replace(params=params[name]) for name, encoder in self.encoders.items()}
+        return dataclasses.replace(self, encoders=encoders)
+
+    def encode_by(self, params: Mapping[str, Any], tokens: Mapping[str, Any]) -> Conditioning:
+        """The Conditioning of tokens [b l] by other parameters; differentiable, and fine within jit."""
+        return self.with_params(params)._encode(tokens)
+
+    def _encode(self, tokens: Mapping[str, Any]) -> Conditioning:
         if self.masked:
             (name, ids), *_ = tokens.items()
             mask = self.mask(name, ids)

@@ -204,6 +204,7 @@ class TextCondition:
         if prompts is not None:
             if isinstance(prompts, str) or not len(prompts) or not all(isinstance(text, str) for text in prompts):
                 raise InputError("prompt: give a list of one text or more")
+            refuse_blank("prompt", prompts)
             distinct, place = distinct_texts(prompts)
             arrays = self.embed(self.encoders.tokens(distinct))
             arrays = {name: leaf[place] for name, leaf in arrays.items()}
@@ -215,6 +216,7 @@ class TextCondition:
         null = None
         if negative is not None:
             texts = [negative] if isinstance(negative, str) else list(negative)
+            refuse_blank("negative", texts)
             null = self.sized(self.embed(self.encoders.tokens(texts)), size.pixels, negative=True)
         return Asked(arrays, null)
 
@@ -252,6 +254,15 @@ class TrainedTextCondition(TextCondition):
             raise InputError("null: guidance with an embedding of one's own needs that of an empty text")
         empty = self.encoders.tokens([""])
         return {name: np.broadcast_to(empty[name], np.shape(ids)) for name, ids in arrays.items()}
+
+
+def refuse_blank(name: str, texts: Sequence[str]) -> None:
+    """InputError where a text is spaces alone; "" is none at all, as diffusers has it."""
+    blank = next((text for text in texts if text and not text.strip()), None)
+    if blank is not None:
+        raise InputError(f"{name}: {blank!r} is spaces alone; write '' for no text")
+    if not texts:
+        raise InputError(f"{name}: give one text or more")
 
 
 def encoder_folders(path: str) -> tuple[Path, Path]:

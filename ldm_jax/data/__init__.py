@@ -7,13 +7,14 @@ of them is in conditions/, what is kept of them on disk in cache/, and JAX has n
 from ldm_jax.data.loader import Batch, Loader
 from ldm_jax.data.opening import open_source
 from ldm_jax.data.order import choices, order
-from ldm_jax.data.source import Example, Source, Subset, annotation, evenly, has_captions, summary
+from ldm_jax.data.source import Example, Renumbered, Source, Subset, annotation, evenly, has_captions, summary
 from ldm_jax.data.transforms import prepare, to_float, to_uint8
 
 __all__ = [
     "Batch",
     "Example",
     "Loader",
+    "Renumbered",
     "Source",
     "Subset",
     "annotation",

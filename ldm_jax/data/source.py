@@ -1,6 +1,6 @@
 """What a data set looks like to the rest of the package, and how one is split."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -64,8 +64,8 @@ def signal_shape(source: Source) -> tuple[int, ...] | None:
 
 
 def _whole(source: Source) -> Source:
-    """The source that a Subset is of."""
-    while isinstance(source, Subset):
+    """The source that a Subset or a Renumbered is of."""
+    while isinstance(source, Subset | Renumbered):
         source = source.source
     return source
 
@@ -112,6 +112,30 @@ class Subset:
 
     def annotation(self, index: int) -> Annotation:
         return annotation(self.source, int(self.indices[index]))
+
+
+class Renumbered:
+    """The same examples with other class numbers; itself a Source.
+
+    numbers: of each of the source's classes, its place in `class_names`, -1 for one that counts as no label.
+    """
+
+    def __init__(self, source: Source, numbers: Sequence[int], class_names: tuple[str, ...]):
+        self.source, self.numbers, self.class_names = source, tuple(numbers), class_names
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Example:
+        example = self.source[index]
+        return example._replace(label=self._number(example.label))
+
+    def annotation(self, index: int) -> Annotation:
+        label, captions = annotation(self.source, index)
+        return self._number(label), captions
+
+    def _number(self, label: int) -> int:
+        return self.numbers[label] if label >= 0 else -1
 
 
 def hold_out(source: Source, split: str, spec: str) -> Source:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from ldm_jax import seeds
 from ldm_jax.cache import Latents, cache_condition, encode_all, weights_hash
 from ldm_jax.config import Config
 from ldm_jax.experiment.parts import Parts
+from ldm_jax.experiment.prior import cached_prior
 from ldm_jax.experiment.workdir import identity
 from ldm_jax.mesh import AXIS
 from ldm_jax.models import LPIPS, Discriminator, make_denoiser
@@ -22,10 +25,11 @@ from ldm_jax.stages.adapter import AdapterStage
 from ldm_jax.stages.autoencoder import AutoencoderStage
 from ldm_jax.stages.computing import computed
 from ldm_jax.stages.denoiser import DenoiserStage, Shuffle
+from ldm_jax.stages.embedding import EmbeddingStage
 from ldm_jax.stages.held_out import held_out
 from ldm_jax.training.stage import Params
 
-AUTOENCODER, DENOISER, SHUFFLE, TEST = range(4)
+AUTOENCODER, DENOISER, SHUFFLE, TEST, PRIOR = range(5)
 """The purposes of randomness: keys are the seed folded with one of these."""
 
 
@@ -70,12 +74,22 @@ def first_stage_model(parts: Parts, params: Params, latents: Latents) -> LatentD
 
 def denoiser_stage(parts: Parts, model: LatentDiffusion, latents: Latents, workdir: Path) -> DenoiserStage:
     """The second stage, with adapters where the experiment has them; what the conditions read is cached."""
-    config, loader, training = parts.config, parts.loader, parts.config.stage(DenoiserTraining)
-    module, given = parts.base.denoiser or (make_denoiser(config.denoiser), None)  # type: ignore[arg-type]
+    base, config, loader = parts.base, parts.config, parts.loader
+    training = config.stage(DenoiserTraining)
+    module, given = base.denoiser or (make_denoiser(config.denoiser), None)  # type: ignore[arg-type]
     inputs = {"autoencoder": latents.weights, "latents": latents.digest}
-    if training.adapter is not None:
+    kind = DenoiserStage
+    if training.adapter is not None or training.embedding is not None:
+        kind = AdapterStage if training.adapter is not None else EmbeddingStage
         inputs["denoiser"] = weights_hash(given)
-    kind = DenoiserStage if training.adapter is None else AdapterStage
+    if training.embedding is not None:
+        inputs["text"] = weights_hash({name: one.params for name, one in model.text.encoders.items()})  # type: ignore[union-attr]
+    if base.added:
+        inputs["classes"] = hashlib.sha256(json.dumps(base.added).encode()).hexdigest()
+    prior = None
+    if parts.prior is not None:
+        prior = cached_prior(config, training.prior, parts.prior, model, workdir, config.seed + PRIOR)
+        inputs["prior"] = prior.latents.digest
     folder, data = workdir / "conditions", identity(config)
     return kind(
         training,
@@ -93,4 +107,5 @@ def denoiser_stage(parts: Parts, model: LatentDiffusion, latents: Latents, workd
         seed=config.seed,
         given=given,
         inputs=inputs,
+        prior=prior,
     )

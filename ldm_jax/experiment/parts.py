@@ -16,6 +16,8 @@ from ldm_jax.config import Config, Pretrained, check_loss
 from ldm_jax.data import Loader, Source, Subset, annotation, has_captions, open_source, summary
 from ldm_jax.diffusion.process import Process
 from ldm_jax.errors import InputError
+from ldm_jax.experiment.classes import renumbered, taught
+from ldm_jax.experiment.prior import check_alike, prior_of, prior_source
 from ldm_jax.experiment.workdir import place_of_given
 from ldm_jax.models import AUTOENCODERS, Conditioning, make_autoencoder
 from ldm_jax.pipeline import LatentDiffusion, load
@@ -23,6 +25,7 @@ from ldm_jax.pretrained.parts import load_part
 from ldm_jax.pretrained.single_file import load_single
 from ldm_jax.stages import AutoencoderTraining, DenoiserTraining
 from ldm_jax.stages.denoiser import conditions_of
+from ldm_jax.stages.embedding import with_new_word
 from ldm_jax.training.stage import Params
 
 log = logging.getLogger("ldm_jax")
@@ -42,6 +45,8 @@ class Base(NamedTuple):
     places: dict[str, Path]
     """Where the given parts were read from, by name."""
     workdir: Path
+    added: tuple[str, ...] = ()
+    """Classes of the data that the given denoiser did not know."""
 
     def place(self, part: str, find: Callable[[], Path]) -> Path:
         """Where a part that a condition is given is read from; the run keeps a copy of it."""
@@ -105,6 +110,8 @@ class Parts(NamedTuple):
     test: Source | None
     """Examples that are held out, where there are any."""
     conditions: tuple[Condition, ...]
+    prior: Loader | None = None
+    """The second source, where there is one."""
 
 
 def assemble(config: Config, base: Base) -> Parts:
@@ -113,18 +120,12 @@ def assemble(config: Config, base: Base) -> Parts:
     if 0 < config.data.limit < len(source):
         source = Subset.evenly(source, config.data.limit)
     data = config.data
-    loader = Loader(
-        source,
-        batch_size=data.batch_size,
-        image_size=data.image_size,
-        channels=base.autoencoder.config.image_channels,
-        seed=config.seed,
-        flip=data.flip,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    base = _taught(config, base, source)
+    known = _known(base)
+    loader = _loader(config, base, renumbered(source, known) if known else source)
     try:
         test = open_source(data.source, "test")
+        test = renumbered(test, known) if known else test
     except InputError as error:
         log.warning("nothing is held out: %s", error)
         test = None
@@ -136,13 +137,53 @@ def assemble(config: Config, base: Base) -> Parts:
         raise InputError(f"data.image_size: {space[0]} must be a multiple of the down-sampling factor {factor}")
     latent = (*(side // factor for side in space), base.autoencoder.config.code_channels)
     captions = functools.partial(captions_of, source) if has_captions(source) else None
-    given = Given(tuple(source.class_names), captions, tuple(loader.shape), latent, base.place)
+    given = Given(known or tuple(source.class_names), captions, tuple(loader.shape), latent, base.place)
     conditions = _conditions(config, base, given)
     config = _filled(config, base, conditions, latent, loader)
     training = config.stage(AutoencoderTraining)
     if training is not None:
         check_loss(training, base.autoencoder.config, space[0])
-    return Parts(config, base, loader, test, conditions)
+    prior, other = prior_of(config), None
+    if prior is not None:
+        other = _loader(config, base, prior_source(config, prior, conditions))
+        check_alike(other, loader)
+    return Parts(config, base, loader, test, conditions, other)
+
+
+def _loader(config: Config, base: Base, source: Source) -> Loader:
+    data = config.data
+    return Loader(
+        source,
+        batch_size=data.batch_size,
+        image_size=data.image_size,
+        channels=base.autoencoder.config.image_channels,
+        seed=config.seed,
+        flip=data.flip,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def _taught(config: Config, base: Base, source: Source) -> Base:
+    """The given denoiser with the classes of the data, too; InputError where that can't be."""
+    training = config.stage(DenoiserTraining)
+    if base.model is not None and training is not None:
+        model = taught(base.model, source, config.data.source, training)
+        added = model.class_names[base.model.num_classes :]
+        return base._replace(model=model, denoiser=(model.denoiser, model.denoiser_params), added=added)
+    alone = base.denoiser if base.model is None else None
+    classes = getattr(alone[0].config, "num_classes", 0) if alone else 0
+    if classes and len(source.class_names) != classes:
+        raise InputError(
+            f"data.source: {config.data.source} has {len(source.class_names)} classes, the denoiser {classes}; name a "
+            "whole model's folder, which tells which they are"
+        )
+    return base
+
+
+def _known(base: Base) -> tuple[str, ...]:
+    """The classes of a model that is trained on; () where there are none."""
+    return () if base.model is None else base.model.class_names
 
 
 def captions_of(source: Source) -> Iterator[str]:
@@ -165,8 +206,12 @@ def told_features(conditions: Sequence[Condition], loader: Loader) -> dict[str, 
 
 def _conditions(config: Config, base: Base, given: Given) -> tuple[Condition, ...]:
     training = config.stage(DenoiserTraining)
+    if training is not None and training.embedding is not None and base.model is None:
+        raise InputError("stages.denoiser.embedding: it needs a whole pipeline, for its text encoders")
     if base.model is not None and training is not None:
         found = tuple(conditions_of(base.model, training.dropout, given.example[:-1]))
+        if training.embedding is not None:
+            return with_new_word(found, training.embedding)
     else:
         found = tuple(c for section in config.conditions if (c := section.build(given)) is not None)
     read = {field for condition in found for field in condition.fields}
@@ -177,12 +222,6 @@ def _conditions(config: Config, base: Base, given: Given) -> tuple[Condition, ..
             f"data.source: {config.data.source} has no captions, which this denoiser is told; docs/data.md shows where "
             "they are looked for"
         )
-    for condition in found:
-        if isinstance(condition, LabelCondition) and len(given.class_names) > condition.num_classes:
-            raise InputError(
-                f"data.source: {config.data.source} has {len(given.class_names)} classes, the denoiser knows "
-                f"{condition.num_classes}"
-            )
     return found
 
 

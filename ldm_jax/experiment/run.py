@@ -28,7 +28,6 @@ from ldm_jax.pipeline.layouts import DENOISER_FOLDERS
 from ldm_jax.pretrained.lpips import load_lpips
 from ldm_jax.processes import barrier, main_process
 from ldm_jax.stages import AutoencoderTraining, DenoiserTraining
-from ldm_jax.stages.adapter import AdapterStage
 from ldm_jax.training.loop import fit, picture_path
 from ldm_jax.training.stage import Params, Stage
 
@@ -124,12 +123,12 @@ class Run:
         return self._fit(autoencoder_stage(self.parts, self.perceptual), AUTOENCODER)["autoencoder"]
 
     def _denoiser(self, model: LatentDiffusion, latents: Latents) -> None:
-        """Trains the denoiser, and writes the model, or the adapters alone."""
+        """Trains the denoiser, and writes the model, or the adapters or the word alone."""
         stage = denoiser_stage(self.parts, model, latents, self.workdir)
         params = self._fit(stage, DENOISER)
-        if isinstance(stage, AdapterStage):
+        if stage.room is not None:
             if main_process():
-                stage.save(jax.tree.map(np.asarray, params), self.workdir / "adapter")
-            barrier("adapter saved")
+                stage.save(jax.tree.map(np.asarray, params), self.workdir / stage.room)
+            barrier(f"{stage.room} saved")
         else:
             self._save(stage.trained(params))

@@ -54,11 +54,13 @@ def with_word(model: LatentDiffusion, path: str | Path, token: str | None = None
         held = ", ".join(str(array.shape[1]) for array in word.vectors.values())
         takes = ", ".join(f"{name} {width}" for name, width in widths.items())
         raise InputError(f"embedding: {path} has {held} features a token, this model's encoders take {takes}")
-    return _with_encoders(model, {name: _told(encoders[name], word.tokens, array) for name, array in vectors.items()})
+    return _with_encoders(
+        model, {name: with_tokens(encoders[name], word.tokens, array) for name, array in vectors.items()}
+    )
 
 
-def _told(encoder: Encoder, tokens: list[str], vectors: np.ndarray) -> Encoder:
-    """The encoder with new tokens, whose embeddings are `vectors` [n d]."""
+def with_tokens(encoder: Encoder, tokens: list[str], vectors: np.ndarray) -> Encoder:
+    """The encoder with new tokens, whose embeddings are `vectors` [n d]; InputError where one is there already."""
     tokenizer = encoder.tokenizer.with_tokens(tokens)
     ids = [tokenizer.id_of(token) for token in tokens]
     table = encoder.params["tokens"]["embedding"]

@@ -10,7 +10,8 @@ import numpy as np
 
 from ldm_jax.errors import InputError
 from ldm_jax.pretrained.folders import open_file
-from ldm_jax.pretrained.tensors import FLOATS, read
+from ldm_jax.pretrained.tensors import FLOATS, Info, read
+from ldm_jax.pretrained.writing import write_safetensors
 
 ENCODERS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
 """SDXL's names in files for both encoders."""
@@ -48,7 +49,8 @@ def read_word(path: str | Path, token: str | None = None) -> Word:
         vectors = {ENCODERS[name]: _vectors(path, name, read(tensors, name)) for name in names}
         if len({len(array) for array in vectors.values()}) != 1:
             raise InputError(f"embedding: {path} has different numbers of vectors for its two encoders")
-        word = Word(path.stem, vectors)
+        own = getattr(tensors, "metadata", {}).get("token")
+        word = Word(own if isinstance(own, str) else path.stem, vectors)
     elif len(names) == 1:
         own = path.stem if names[0] in UNNAMED else names[0].removeprefix("string_to_param.")
         word = Word(own, {"": _vectors(path, names[0], read(tensors, names[0]))})
@@ -59,6 +61,19 @@ def read_word(path: str | Path, token: str | None = None) -> Word:
     if not token.strip():
         raise InputError("embedding: its token must not be empty")
     return word._replace(token=token)
+
+
+def write_word(path: Path, word: Word) -> None:
+    """Writes a word as `read_word` and diffusers' load_textual_inversion read it.
+
+    One encoder's vectors are called as the word is; both encoders' of SDXL clip_l and clip_g, the word beside them.
+    """
+    parts = {folder: name for name, folder in ENCODERS.items()}
+    names = [word.token] if len(word.vectors) == 1 else [parts[folder] for folder in word.vectors]
+    arrays = dict(zip(names, (np.asarray(array, np.float32) for array in word.vectors.values()), strict=True))
+    tensors = {name: (Info(array.dtype, array.shape), lambda array=array: array) for name, array in arrays.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_safetensors(path, tensors, {"format": "pt", "token": word.token})
 
 
 def _vectors(path: Path, name: str, array: np.ndarray) -> np.ndarray:

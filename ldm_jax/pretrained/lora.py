@@ -74,7 +74,10 @@ def merge(params: Any, adapters: Mapping[str, Adapter], scale: Any = 1.0) -> Any
 def _wanted(module: nn.Module) -> dict[str, Source]:
     published = format_of(module)
     if published is None:
-        raise InputError(f"lora: {type(module).__name__} of this config has no published names")
+        # A network that nobody else has: each kernel by its own path, spelt as published names are.
+        own = sources(module, None)
+        spelt = {path: f"{path.replace('/', '.').removesuffix('.kernel')}.weight" for path in own}
+        return {path: source._replace(names=(spelt[path],)) for path, source in own.items()}
     config: Any = module.config  # type: ignore[attr-defined]
     return sources(module, published.table(config), published.numbers(config))
 

@@ -8,9 +8,10 @@ Here belongs what tells one stage from another. How anything is trained, saved a
 from typing import TypeAlias
 
 from ldm_jax.stages.autoencoder_config import AutoencoderLoss, AutoencoderTraining
-from ldm_jax.stages.denoiser_config import Adapter, DenoiserTraining
+from ldm_jax.stages.denoiser_config import Adapter, DenoiserTraining, Embedding
+from ldm_jax.stages.prior import Prior
 
 StageConfig: TypeAlias = AutoencoderTraining | DenoiserTraining
 """The sections that an experiment's `stages` may hold."""
 
-__all__ = ["Adapter", "AutoencoderLoss", "AutoencoderTraining", "DenoiserTraining", "StageConfig"]
+__all__ = ["Adapter", "AutoencoderLoss", "AutoencoderTraining", "DenoiserTraining", "Embedding", "Prior", "StageConfig"]

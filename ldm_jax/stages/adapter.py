@@ -26,6 +26,8 @@ FILE = "pytorch_lora_weights.safetensors"
 class AdapterStage(DenoiserStage):
     """See `Stage`; the parameters are {"adapters": {kernel's path: ...}, "conditions": {name: ...}}."""
 
+    room = "adapter"
+
     def __init__(self, *args: Any, given: Params, **options: Any):
         super().__init__(*args, given=None, **options)
         if self.scanned:

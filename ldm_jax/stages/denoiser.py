@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ from ldm_jax.stages.computing import computed
 from ldm_jax.stages.denoiser_config import DenoiserTraining
 from ldm_jax.stages.denoiser_loss import Weights, denoiser_loss, own_weights
 from ldm_jax.stages.held_out import HeldOut
+from ldm_jax.stages.prior import Cached, mixed_batch
 from ldm_jax.training.prefetch import ahead
 from ldm_jax.training.stage import Batch, Context, Evaluation, Loss, Params
 
@@ -62,6 +64,9 @@ class Shuffle:
 class DenoiserStage:
     """See `Stage`; the parameters are {"denoiser": ..., "conditions": {name: ...}}."""
 
+    room: ClassVar[str | None] = None
+    """The folder in a run's that `save` writes; None where what is trained is saved as a whole model."""
+
     def __init__(
         self,
         training: DenoiserTraining,
@@ -77,16 +82,17 @@ class DenoiserStage:
         seed: int = 0,
         given: Params = None,
         inputs: Mapping[str, str] | None = None,
+        prior: Cached | None = None,
     ):
         """model: all parts but the denoiser; module: the denoiser as it is trained; given: its parameters at first.
 
-        key: of the times and noise at which examples are judged; seed: of the pictures.
+        key: of the times and noise at which examples are judged; seed: of the pictures. prior: the second source.
         """
         self.training, self.model, self.saved = training, model, module
         self.module = computed(module, training, scan=True)
         self.scanned = getattr(self.module.config, "scan", False)
-        self.latents, self.told, self.judged, self.shuffle, self.key = latents, told, judged, shuffle, key
-        self.seed = seed
+        self.own, self.prior = Cached(latents, told, shuffle.seed), prior
+        self.judged, self.shuffle, self.key, self.seed = judged, shuffle, key, seed
         self.batch_size, self.inputs = batch_size, dict(inputs or {})
         self.optimizer, self.frozen = self._optimizer(), None
         self.given = stack_blocks(given) if given is not None and self.scanned else given
@@ -121,9 +127,11 @@ class DenoiserStage:
         return ahead((k, self._batch(k)) for k in range(start, stop))
 
     def _batch(self, k: int) -> Batch:
-        place = place_of(len(self.latents), self.batch_size, step=k, **dataclasses.asdict(self.shuffle))
-        conditions = {name: told.batch(place) for name, told in self.told.items()}
-        return {**self.latents.batch(place), "conditions": conditions}
+        settings, shuffle = self.training.prior, self.shuffle
+        if self.prior is not None and settings is not None:
+            where = shuffle.process_index, shuffle.process_count
+            return mixed_batch(self.own, self.prior, settings, self.batch_size, k, *where)
+        return self.own.batch(place_of(len(self.own.latents), self.batch_size, step=k, **dataclasses.asdict(shuffle)))
 
     @functools.cached_property
     def _judged(self) -> tuple[Batch, Array]:
@@ -155,9 +163,12 @@ class DenoiserStage:
         key = seeds.key(self.seed)
         if all(isinstance(condition, LabelCondition) for condition in model.conditions):
             return Evaluation(numbers, model.sample(key, num=num), columns)
+        return Evaluation(numbers, self._told(model, key), 8)
+
+    def _told(self, model: LatentDiffusion, key: Array) -> Any:
+        """Pictures of what some of the examples are."""
         few = jax.tree.map(lambda leaf: leaf[:16], self._judged[0]["conditions"])
-        told = told_of(model, few)
-        return Evaluation(numbers, model.sample(key, num=16, told=told), 8)
+        return model.sample(key, num=16, told=told_of(model, few))
 
     def trained(self, params: Params) -> LatentDiffusion:
         """The model with the denoiser and conditions that these parameters are."""
@@ -168,6 +179,10 @@ class DenoiserStage:
             denoiser_params=unstack_blocks(network) if self.scanned else network,
             condition_params=params["conditions"],
         )
+
+    def save(self, params: Params, folder: Path) -> Path:
+        """Writes what is trained, where that is not a whole model; the path of the file."""
+        raise NotImplementedError(f"{type(self).__name__} saves a model to {folder}")
 
 
 def conditions_of(model: LatentDiffusion, dropout: float, pixels: tuple[int, ...]) -> Sequence[Condition]:

@@ -7,6 +7,7 @@ import re
 from typing import ClassVar, Literal
 
 from ldm_jax.errors import InputError
+from ldm_jax.stages.prior import Prior
 from ldm_jax.training.stage import Training
 
 
@@ -31,6 +32,39 @@ class Adapter:
 
 
 @dataclasses.dataclass(frozen=True)
+class Embedding:
+    """Textual inversion (Gal et al. 2023, arXiv 2208.01618): a new word's vectors are all that is trained."""
+
+    token: str = "<new>"
+    """How the word is written in prompts."""
+    init: str = ""
+    """Words that its vectors begin as, token by token in turn; empty: all begin as the mean of the vocabulary."""
+    vectors: int = 1
+    """How many vectors the word has."""
+    templates: tuple[str, ...] = (
+        "a photo of {}",
+        "a rendering of {}",
+        "a cropped photo of {}",
+        "the photo of {}",
+        "a close-up photo of {}",
+        "a bright photo of {}",
+        "a good photo of {}",
+        "a depiction of {}",
+    )
+    """What images without a caption that has the word are called, with {} for it; each epoch takes another."""
+
+    def __post_init__(self) -> None:
+        where = "stages.denoiser.embedding"
+        if not self.token or self.token != "".join(self.token.split()):
+            raise InputError(f"{where}.token: {self.token!r} must be one word without spaces, such as '<cat>'")
+        if self.vectors < 1:
+            raise InputError(f"{where}.vectors: {self.vectors} must be at least 1")
+        wrong = [template for template in self.templates if "{}" not in template]
+        if wrong or not self.templates:
+            raise InputError(f"{where}.templates: {wrong[0] if wrong else 'none'!r} must have {{}} for the word")
+
+
+@dataclasses.dataclass(frozen=True)
 class DenoiserTraining(Training):
     """The second stage: the reverse process in latent space."""
 
@@ -40,8 +74,13 @@ class DenoiserTraining(Training):
     """attention: every other layer stays as it is."""
     adapter: Adapter | None = None
     """Train low-rank changes in place of the network's own parameters; needs a pretrained denoiser."""
+    embedding: Embedding | None = None
+    """Train a new word of a pipeline's text encoders in place of the denoiser; needs a pretrained pipeline."""
     dropout: float = 0.1
     """Share of examples trained without each condition that came with a pretrained denoiser, for guidance."""
+
+    prior: Prior | None = None
+    """A second source that a part of each batch comes from, so that what the denoiser knew stays."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,3 +88,7 @@ class DenoiserTraining(Training):
             raise InputError(f"stages.denoiser.dropout: {self.dropout} must be between 0 and 1")
         if self.adapter is not None and self.trains != "all":
             raise InputError("stages.denoiser.trains: it must be 'all' where an adapter is trained in its place")
+        others = {"adapter": self.adapter, "prior": self.prior, "trains": None if self.trains == "all" else self.trains}
+        beside = [name for name, value in others.items() if value is not None]
+        if self.embedding is not None and beside:
+            raise InputError(f"stages.denoiser.{beside[0]}: it must be left out where a word is all that is trained")

@@ -35,7 +35,8 @@ def denoiser_loss(
 ) -> Loss:
     """The process's loss of the network's output at a random time.
 
-    batch: mean, logvar [b *space c], the raw latents' posterior; index [b]; conditions, the arrays of each by its name.
+    batch: mean, logvar [b *space c], the raw latents' posterior; index [b]; conditions, the arrays of each by its name;
+    weight [b] of each example's loss, 1 where it isn't there.
     A fresh posterior sample is drawn, normalised per channel and noised; each condition is dropped by its own coin.
     params: {"denoiser": ..., "conditions": {name: ...}}. weights: the network's parameters from the trained ones, which
     are others with adapters. count: the global batch, for stratified times.
@@ -61,6 +62,7 @@ def denoiser_loss(
         cond = training_conditioning(conditions, params.get("conditions", {}), told, drop_keys)
         network = weights(params, context)
         output = apply(module, network, process.network_input(z_t, t), process.network_time(t), cond)
-        return process.example_loss(output, x0, eps, z_t, t), {}
+        loss = process.example_loss(output, x0, eps, z_t, t)
+        return (loss * batch["weight"] if "weight" in batch else loss), {}
 
     return loss_fn

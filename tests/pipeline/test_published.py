@@ -198,6 +198,10 @@ def test_command(folders, tmp_path, capsys):
 WRONG = [
     ("sd15", {}, "prompt: this model draws from texts"),
     ("sd15", {"prompts": "a cat"}, "list of one text or more"),
+    ("sd15", {"prompts": []}, "list of one text or more"),
+    ("sd15", {"prompts": ["a", " "]}, "prompt: ' ' is spaces alone"),
+    ("sd15", {"prompts": ["a"], "negative": " "}, "negative: ' ' is spaces alone"),
+    ("sd15", {"prompts": ["a"], "negative": []}, "negative: give one text or more"),
     ("sd15", {"prompts": ["a"], "labels": [1]}, "label: this model takes prompts"),
     ("sd15", {"prompts": ["a"], "height": 15}, "height: 15 must be a multiple of 2"),
     ("sd15", {"prompts": ["a"], "compat": "diffusers", "sampler": "ddim"}, "compat"),
