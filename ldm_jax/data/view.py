@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, Int, UInt8
+from jaxtyping import Float, Float32, Integer, UInt8
 
 from ldm_jax.data.decoding import decode, decode_ids
 from ldm_jax.data.transforms import placed, prepare
@@ -29,7 +29,7 @@ class View(NamedTuple):
         self._check(paired, pixels)
         return self._turned(prepare(pixels, self.size, channels))
 
-    def ids(self, paired: Path | np.ndarray) -> Int[np.ndarray, "size size 1"]:
+    def ids(self, paired: Path | np.ndarray) -> Integer[np.ndarray, "size size 1"]:
         """A map of class numbers that belongs to it, in a file or as integers [h w 1]: the nearest pixel's, unmixed."""
         found = _read(paired, decode_ids)
         if found.shape[-1] != 1:
