@@ -67,7 +67,7 @@ class SavedLayout:
     def open(self, folder: Path, part: Callable[[str], tuple[Any, Params]]) -> tuple[LayoutCondition, Params]:
         """See `Saved`."""
         module, params = part(PART)
-        dtype = getattr(getattr(module, "config", None), "dtype", "float32")
+        dtype: Any = getattr(getattr(module, "config", None), "dtype", "float32")
         condition = LayoutCondition(self.config, self.object_names, dtype)
         if module != condition.encoder:
             raise InputError(f"model: {folder / PART} is no encoder of this layout's boxes and classes")
