@@ -21,7 +21,7 @@ import numpy as np
 from ldm_jax.cache.manifest import Unusable, read_manifest, version
 from ldm_jax.cache.place import Place
 from ldm_jax.conditions import Condition, stack
-from ldm_jax.data import Example, Loader
+from ldm_jax.data import Loader
 from ldm_jax.pretrained.writing import write_json
 from ldm_jax.processes import barrier
 
@@ -57,7 +57,7 @@ def cache_condition(folder: Path, condition: Condition, loader: Loader, identity
     Raises:
       InputError: the condition can't be read from these data.
     """
-    rows, counts, distinct = _annotations(condition, loader) if "image" not in condition.fields else (None, None, None)
+    rows, counts, distinct = (None, None, None) if _seen(condition) else _annotations(condition, loader)
     wanted = _describe(condition, loader, identity, rows, distinct)
     try:
         return _open(folder, wanted)
@@ -80,7 +80,7 @@ def cache_condition(folder: Path, condition: Condition, loader: Loader, identity
 
 def read_condition(condition: Condition, loader: Loader) -> dict[str, np.ndarray]:
     """The condition's arrays [n ...] of a few examples, in memory; of several alternatives the first."""
-    if "image" in condition.fields:
+    if _seen(condition):
         blocks = list(_views(condition, loader))
         found = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
     else:
@@ -88,6 +88,11 @@ def read_condition(condition: Condition, loader: Loader) -> dict[str, np.ndarray
         embedded = condition.embed(stack(distinct))
         found = {name: np.asarray(value)[rows[:, 0]] for name, value in embedded.items()}
     return _widened(found)
+
+
+def _seen(condition: Condition) -> bool:
+    """Whether what it makes of an example depends on how training sees the image."""
+    return not {"image", "paired", "objects"}.isdisjoint(condition.fields)
 
 
 def _widened(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -127,10 +132,9 @@ def _embedded(condition: Condition, distinct: list[dict[str, np.ndarray]]) -> It
 
 def _views(condition: Condition, loader: Loader) -> Iterator[Mapping[str, np.ndarray]]:
     """What the condition makes of each view of each image, one example at a time."""
+    whole = not {"paired", "objects"}.isdisjoint(condition.fields)
     for i in range(len(loader.source)):
-        image = loader.prepared(i)
-        seen = [image, np.ascontiguousarray(image[..., ::-1, :])] if loader.flip else [image]
-        yield condition.embed(stack([condition.read(Example(view))[0] for view in seen]))
+        yield condition.embed(stack([condition.read(example)[0] for example in loader.views(i, whole)]))
 
 
 def _describe(

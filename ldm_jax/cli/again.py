@@ -18,7 +18,8 @@ WHAT = ("label", "labels", "prompt", "prompts_file")
 """What is drawn; naming one of them replaces whatever the picture says."""
 
 
-FILES = ("image", "mask", "upscale", "lora", "embedding")
+IMAGES = ("image", "mask", "upscale", "paired", "edges", "edges_of")
+FILES = (*IMAGES, "lora", "embedding")
 """Options that name files."""
 
 
@@ -46,6 +47,7 @@ def settings_of(
         "strength": options.strength,
         "paste": options.paste,
         "noise_level": options.noise_level,
+        "layout": None if options.layout is None else str(options.layout),
         "variant": options.variant,
         "like": None if options.like is None else str(options.like),
         "no_ema": options.no_ema or None,
@@ -77,11 +79,12 @@ READ: dict[str, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
     "labels": ("labels", _list_of(int), lambda value: [str(label) for label in value]),
     "prompts": ("prompt", _list_of(str), list),
     "negative": ("negative", _is(str), str),
-    **{name: (name, _list_of(str), lambda value: [Path(path) for path in value]) for name in FILES[:3]},
-    **{name: (name, _list_of(str), list) for name in FILES[3:]},
+    **{name: (name, _list_of(str), lambda value: [Path(path) for path in value]) for name in IMAGES},
+    **{name: (name, _list_of(str), list) for name in FILES if name not in IMAGES},
     "strength": ("strength", _is(int, float), float),
     "paste": ("paste", _is(bool), bool),
     "noise_level": ("noise_level", _is(int), int),
+    "layout": ("layout", _is(str), Path),
     "variant": ("variant", _is(str), str),
     "like": ("like", _is(str), Path),
     "no_ema": ("no_ema", _is(bool), bool),

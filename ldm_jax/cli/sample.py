@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ldm_jax.cli import run
+from ldm_jax.cli import run, sample_told
 from ldm_jax.cli.again import recall, settings_of
 from ldm_jax.cli.parsing import Parser
 from ldm_jax.cli.sample_images import add_options, check_images, read_use
@@ -48,12 +48,14 @@ def sample(args: Sequence[str]) -> int:
     model = with_files(options, model)
     use = read_use(options, model)
     labels = chosen_labels(options, model)
-    given = max(prompts or (), options.image or (), options.upscale or (), key=len)
+    shape = _shape(options, model, use)
+    told = sample_told.read_told(options, model, shape)
+    given = max(prompts or (), options.image or (), options.upscale or (), *told.values(), key=len)
     num = options.num if options.num is not None else len(given) if given else max(16, len(labels or ()))
     if options.first + num > MOST:
         raise InputError(f"first: {options.first} and num: {num} must be at most {MOST} together")
     columns = len(labels) if labels and 1 < len(labels) <= GRID_CLASSES else 8
-    check_size(options.out, num, _shape(options, model, use), columns)
+    check_size(options.out, num, shape, columns)
     batches = stream(
         model,
         seeds.key(options.seed),
@@ -67,6 +69,7 @@ def sample(args: Sequence[str]) -> int:
         sampler=options.sampler,
         negative=options.negative,
         use=use,
+        told=told,
         height=options.height,
         width=options.width,
     )
@@ -110,6 +113,7 @@ def _parser() -> Parser:
     parser.number("--height", int, least=1, help="of the images, in pixels (default: the model's)")
     parser.number("--width", int, least=1, help="likewise")
     add_options(parser)
+    sample_told.add_options(parser)
     _add_files(parser)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the arithmetic")
     parser.number(
@@ -153,7 +157,10 @@ def _add_files(parser: Parser) -> None:
 def check_usable(options: argparse.Namespace, model: LatentDiffusion, prompts: Sequence[str] | None) -> None:
     """InputError for an option that this model would ignore, with what it can take."""
     classes, texts, channels = model.num_classes, model.text is not None, model.image_channels
-    if channels:
+    told = sample_told.asked_names(model)
+    if told:
+        takes = f"files: {sample_told.takes(told)}"
+    elif channels:
         takes = "images: sample.py MODEL --upscale FILE"
     elif texts:
         takes = "prompts: sample.py MODEL --prompt TEXT"
@@ -171,7 +178,7 @@ def check_usable(options: argparse.Namespace, model: LatentDiffusion, prompts: S
     guidance = model.sampling.guidance if options.guidance is None else options.guidance
     if options.negative is not None and guidance == 1.0:
         raise InputError("negative: without guidance it changes nothing; add --guidance W with W above 1")
-    if options.guidance not in (None, 1.0) and not (texts or classes):
+    if options.guidance not in (None, 1.0) and not (texts or classes or told):
         raise InputError(f"guidance: {options.guidance} must be 1 (or left out), as there is no condition to guide to")
 
 

@@ -29,9 +29,12 @@ from ldm_jax.conditions.text import TextCondition
 from ldm_jax.images import in_range
 
 CONDITIONS: tuple[tuple[str, str], ...] = (
+    ("edges", "Edges"),
     ("label", "Label"),
+    ("layout", "Layout"),
     ("low_resolution", "LowResolution"),
     ("masked_image", "MaskedImage"),
+    ("paired_image", "PairedImage"),
     ("text", "Text"),
 )
 """(file, config) of every condition that an experiment may name.

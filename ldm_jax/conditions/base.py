@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -54,7 +55,7 @@ class Condition(Protocol):
         ...
 
     fields: ClassVar[tuple[str, ...]]
-    """What `read` looks at: "image", "label" or "caption"."""
+    """What `read` looks at: "image", "label", "caption", "paired" or "objects"."""
     asks: ClassVar[tuple[str, ...]]
     """The names that `ask` takes, such as "labels"."""
 
@@ -75,7 +76,8 @@ class Condition(Protocol):
     def read(self, example: Example) -> Sequence[Arrays]:
         """The arrays of one example, several where it offers a choice (captions), of which each batch takes one.
 
-        example: `image` is as the training sees it, cropped, resized and mirrored, where `fields` has "image".
+        example: `image` is as the training sees it, cropped, resized and mirrored, where `fields` has "image"; `view`
+        brings to the same what `paired` and `objects` are.
         """
         ...
 
@@ -151,7 +153,12 @@ def training_conditioning(
 
 
 def join(parts: Sequence[Conditioning]) -> Conditioning:
-    """One Conditioning of several: tokens and images side by side, everything else from the one that has it."""
+    """One Conditioning of several: tokens and images side by side, everything else from the one that has it.
+
+    Tokens of one with a mask and of one without are masked together. Of [m ...] and [n ...], each is repeated in turn.
+    """
+    masked = any(part.context_mask is not None for part in parts)
+    parts = [_masked(part) if masked else part for part in parts]
     found: dict[str, list[Any]] = {}
     for part in parts:
         for field, value in part._asdict().items():
@@ -159,13 +166,29 @@ def join(parts: Sequence[Conditioning]) -> Conditioning:
                 found.setdefault(field, []).append(value)
     joined = {field: values[0] for field, values in found.items() if len(values) == 1}
     for field in found.keys() - joined.keys():
-        if field in ("image", "context"):
-            joined[field] = jnp.concatenate(found[field], axis=-1 if field == "image" else 1)
-        elif field == "context_mask":
-            raise InputError("conditions: tokens with and without a mask can't be joined")
+        if field in ("image", "context", "context_mask"):
+            joined[field] = _side_by_side(field, found[field])
         else:
             raise InputError(f"conditions: two of them give {field}, one must be left out")
     return Conditioning(**joined)
+
+
+def _masked(part: Conditioning) -> Conditioning:
+    """With a mask, if it has tokens."""
+    if part.context is None or part.context_mask is not None:
+        return part
+    return part._replace(context_mask=jnp.ones(part.context.shape[:2], bool))
+
+
+def _side_by_side(field: str, values: Sequence[Array]) -> Array:
+    if field == "context" and len(sizes := sorted({value.shape[-1] for value in values})) > 1:
+        raise InputError(
+            f"conditions: tokens of {' and '.join(map(str, sizes))} features can't be joined; give them one width "
+            "(conditions.layout.width, conditions.text.encoder.width)"
+        )
+    rows = math.lcm(*(len(value) for value in values))
+    full = [jnp.tile(value, (rows // len(value), *(1,) * (value.ndim - 1))) for value in values]
+    return jnp.concatenate(full, axis=-1 if field == "image" else 1)
 
 
 def stack(rows: Sequence[Arrays]) -> dict[str, np.ndarray]:

@@ -27,6 +27,10 @@ class Given(NamedTuple):
     """Shape [*space c] of its latents."""
     place: Callable[[str, Callable[[], Path]], Path] = where_found
     """Where the part of this name is read from: the run's own copy, or while there is none the folder that is found."""
+    pairs: bool = False
+    """Whether an image belongs to each example."""
+    object_names: tuple[str, ...] = ()
+    """What the objects in the examples may be; none where their places are not known."""
 
 
 @runtime_checkable
@@ -41,6 +45,14 @@ class ConditionConfig(Protocol):
     def build(self, given: Given) -> Condition | None:
         """The condition for these data, None where it has nothing to say; InputError where that can't be."""
         ...
+
+
+def picture_shape(name: str, given: Given) -> tuple[int, int, int]:
+    """[h w c] of the examples; InputError where they are no pictures."""
+    if len(given.example) != 3:
+        raise InputError(f"conditions.{name}: examples {list(given.example)} must be pictures [h w c]")
+    h, w, c = given.example
+    return h, w, c
 
 
 def check_dropout(name: str, dropout: float) -> None:

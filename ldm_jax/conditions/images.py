@@ -1,18 +1,20 @@
-"""Images that a user joins to z as they are: published super-resolution and inpainting models."""
+"""What conditions have in common that join an image to z, and images that a user joins as they are."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from ldm_jax.conditions.base import Arrays, Asked, Params, Size
-from ldm_jax.data import Example
+from ldm_jax.data import Example, View
+from ldm_jax.data.decoding import decode
 from ldm_jax.errors import InputError
 from ldm_jax.images import floating, in_range
 from ldm_jax.models import Conditioning
@@ -22,6 +24,87 @@ def cached_image(image: Any) -> Array:
     """Images [b *space c] as a cache has them, grey levels or floats in [-1, 1], as floats; also of a traced array."""
     image = jnp.asarray(image)
     return image.astype(jnp.float32) / 127.5 - 1.0 if image.dtype == jnp.uint8 else image
+
+
+def averaged(x: Any, factor: int) -> Any:
+    """Images [b *space c] averaged over blocks of `factor` pixels along each axis; floats, of numpy or JAX."""
+    b, *space, c = x.shape
+    blocks = x.reshape(b, *(size for side in space for size in (side // factor, factor)), c)
+    return blocks.mean(axis=tuple(range(2, 2 * len(space) + 1, 2)))
+
+
+def given_images(name: str, images: Any, shape: tuple[int, ...]) -> Float[np.ndarray, "n ... c"]:
+    """Images that a user gives as float32 [n *shape] in [-1, 1]; InputError under `name` for anything else."""
+    found = in_range(name, images)
+    if found.shape[1:] != shape:
+        raise InputError(f"{name}: {list(found.shape)} must be [n {' '.join(map(str, shape))}]")
+    return found
+
+
+def picture_files(given: Any) -> list[Path] | None:
+    """The files that a user names, one or several; None where arrays are given."""
+    names = [given] if isinstance(given, str | Path) else given
+    if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str | Path) for name in names):
+        return None
+    return [Path(name) for name in names]
+
+
+def file_view(size: tuple[int, ...], pixels: np.ndarray, name: str) -> View:
+    """How a file's picture [h w c] is brought to what is drawn; InputError where no square is."""
+    if len(set(size)) != 1:
+        raise InputError(f"{name}: files are for square images; give arrays [n {' '.join(map(str, size))} c]")
+    return View((int(pixels.shape[0]), int(pixels.shape[1])), size[0])
+
+
+def decoded(name: str, file: Path, how: Callable[[Path], np.ndarray]) -> np.ndarray:
+    """The pixels of a file that a user names; InputError where it can't be read."""
+    try:
+        return how(file)
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly every kind of error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{name}: {file} can't be read ({reason})") from error
+
+
+def pictures_of_files(
+    name: str, files: Sequence[Path], size: tuple[int, ...], channels: int
+) -> UInt8[np.ndarray, "n h w c"]:
+    """Picture files cropped and resized as training does it."""
+    found = [decoded(name, file, decode) for file in files]
+    return np.stack([file_view(size, pixels, name).picture(pixels, channels) for pixels in found])
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """What conditions have in common that tell the denoiser an image of the example's own size.
+
+    Arrays: image [h w c], uint8 or float32 in [-1, 1]; hidden, whether nothing of it is told.
+    """
+
+    config: Any
+    shape: tuple[int, int, int]
+    """[h w c] of the image."""
+    factor: int
+    """How many of its pixels, along each axis, a latent position stands for."""
+
+    @property
+    def dropout(self) -> float | None:
+        return self.config.dropout
+
+    def embed(self, arrays: Arrays) -> Arrays:
+        return arrays
+
+    def init(self, key: Array) -> Params:
+        return {}
+
+    def null(self, arrays: Arrays) -> Arrays:
+        nothing = {name: np.zeros(np.shape(value), value.dtype) for name, value in arrays.items()}
+        return {**nothing, "hidden": np.ones(np.shape(arrays["hidden"]), bool)}
+
+    def shown(self, arrays: Arrays, x: Array) -> Array:
+        """x [b h w c], 0 where all of it is hidden."""
+        return jnp.where(jnp.asarray(arrays["hidden"])[:, None, None, None], jnp.zeros_like(x), x)
 
 
 def mask_of(masks: Any, shape: tuple[int, ...]) -> Float[np.ndarray, "n h w 1"]:

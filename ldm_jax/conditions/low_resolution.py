@@ -12,10 +12,9 @@ from jaxtyping import Array
 
 from ldm_jax.conditions.base import Arrays, Asked, Params, Size
 from ldm_jax.conditions.building import Given, check_dropout
-from ldm_jax.conditions.images import cached_image
+from ldm_jax.conditions.images import averaged, cached_image, given_images
 from ldm_jax.data import Example
 from ldm_jax.errors import InputError
-from ldm_jax.images import in_range
 from ldm_jax.models import Conditioning
 
 
@@ -67,8 +66,7 @@ class LowResolutionCondition:
 
     def read(self, example: Example) -> Sequence[Arrays]:
         x, f = np.asarray(example.image), self.config.factor
-        blocks = x.reshape(*(size for side in self.small for size in (side, f)), x.shape[-1]).astype(np.float32)
-        low = blocks.mean(axis=tuple(range(1, 2 * len(self.small), 2)))
+        low = averaged(x[None].astype(np.float32), f)[0]
         return [{"low": low.round().astype(np.uint8) if x.dtype == np.uint8 else low}]
 
     def embed(self, arrays: Arrays) -> Arrays:
@@ -95,8 +93,4 @@ class LowResolutionCondition:
         image = given.get("image")
         if image is None:
             raise InputError(f"image: this model enlarges images; give [n {' '.join(map(str, self.small))} c]")
-        image = in_range("image", image)
-        if image.shape[1:] != (*self.small, self.channels):
-            wanted = " ".join(map(str, (*self.small, self.channels)))
-            raise InputError(f"image: {list(image.shape)} must be [n {wanted}]")
-        return Asked({"low": image})
+        return Asked({"low": given_images("image", image, (*self.small, self.channels))})

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ldm_jax.conditions.base import Arrays, Asked, Params, Size
-from ldm_jax.conditions.building import Given, check_dropout
-from ldm_jax.conditions.images import cached_image, in_range, mask_of
+from ldm_jax.conditions.building import Given, check_dropout, picture_shape
+from ldm_jax.conditions.images import Pixels, cached_image, given_images, mask_of
 from ldm_jax.data import Example
 from ldm_jax.errors import InputError
 from ldm_jax.models import Conditioning
@@ -39,14 +39,12 @@ class MaskedImage:
 
     def build(self, given: Given) -> MaskedImageCondition:
         """The condition for pictures of this shape."""
-        if len(given.example) != 3:
-            raise InputError(f"conditions.{self.label}: examples {list(given.example)} must be pictures [h w c]")
-        h, w, c = given.example
+        h, w, c = picture_shape(self.label, given)
         return MaskedImageCondition(self, (h, w, c), h // given.latent[0])
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskedImageCondition:
+class MaskedImageCondition(Pixels):
     """See `Condition`. Arrays: image uint8 [h w c]; hidden, whether all is masked; when asked also mask [h w 1].
 
     A latent position is told the `factor` x `factor` pixels that it stands for, 0 (grey) where they are masked, and the
@@ -54,8 +52,6 @@ class MaskedImageCondition:
     """
 
     config: MaskedImage
-    shape: tuple[int, int, int]
-    factor: int
     name: str = "masked_image"
     fields: ClassVar[tuple[str, ...]] = ("image",)
     asks: ClassVar[tuple[str, ...]] = ("image", "mask")
@@ -64,21 +60,11 @@ class MaskedImageCondition:
     def channels(self) -> int:
         return self.factor**2 * (self.shape[-1] + 1)
 
-    @property
-    def dropout(self) -> float | None:
-        return self.config.dropout
-
     def describe(self) -> Mapping[str, Any]:
         return {"kind": self.name, "shape": list(self.shape)}
 
     def read(self, example: Example) -> Sequence[Arrays]:
         return [{"image": np.asarray(example.image), "hidden": np.bool_(False)}]
-
-    def embed(self, arrays: Arrays) -> Arrays:
-        return arrays
-
-    def init(self, key: Array) -> Params:
-        return {}
 
     def apply(self, params: Params, arrays: Arrays, keys: Array | None) -> Conditioning:
         x = cached_image(arrays["image"])
@@ -92,10 +78,6 @@ class MaskedImageCondition:
         told = jnp.concatenate([x * (1.0 - mask), mask], axis=-1)
         return Conditioning(image=space_to_depth(told, self.factor))
 
-    def null(self, arrays: Arrays) -> Arrays:
-        nothing = {name: np.zeros(np.shape(value), value.dtype) for name, value in arrays.items()}
-        return {**nothing, "hidden": np.ones(np.shape(arrays["hidden"]), bool)}
-
     def ask(self, size: Size, **given: Any) -> Asked:
         """image: [n h w c], uint8 or in [-1, 1]; mask: 1 where to paint. Whole images are drawn without both."""
         image, mask = given.get("image"), given.get("mask")
@@ -104,9 +86,7 @@ class MaskedImageCondition:
             return Asked(self.null({"image": np.zeros((1, h, w, c), np.float32), "hidden": np.zeros(1, bool)}))
         if image is None or mask is None:
             raise InputError("image, mask: this model paints in images; give both, or neither")
-        image = in_range("image", image)
-        if image.shape[1:] != (h, w, c):
-            raise InputError(f"image: {list(image.shape)} must be [n {h} {w} {c}]")
+        image = given_images("image", image, (h, w, c))
         hidden = np.zeros(len(image), bool)
         return Asked({"image": image, "mask": mask_of(mask, image.shape), "hidden": hidden})
 

@@ -128,6 +128,8 @@ class SavedText:
     def open(self, folder: Path, part: Callable[[str], tuple[Any, Params]]) -> tuple[TextCondition, Params]:
         """See `Saved`."""
         module, params = part("text_encoder")
+        if not isinstance(module, TextEncoder | T5Encoder):
+            raise InputError(f"model: {folder} needs a TextEncoder or a T5Encoder in text_encoder/")
         encoders = {"text_encoder": open_encoder(module, params, folder / "tokenizer", self.length)}
         kind = TrainedTextCondition if self.trained else TextCondition
         return kind(TextConditioner(encoders, masked=True), dropout=self.dropout), params if self.trained else {}

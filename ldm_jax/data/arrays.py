@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float32, Int, UInt8
+from jaxtyping import Float32, Int, Integer, UInt8
 
 from ldm_jax.data.source import Annotation, Example
 
 
 class ArraySource:
-    """Images [n h w c] in memory, with optional labels [n] and captions (of each image one or several); a Source."""
+    """Images [n h w c] in memory; a Source.
+
+    Optional: labels [n], captions (of each image one or several), paired [n h w c]: an image that belongs to each.
+    """
 
     def __init__(
         self,
@@ -17,8 +20,10 @@ class ArraySource:
         labels: Int[np.ndarray, " n"] | None = None,
         captions: Sequence[str] | Sequence[tuple[str, ...]] | None = None,
         class_names: tuple[str, ...] = (),
+        paired: Integer[np.ndarray, "n h2 w2 c2"] | None = None,
     ):
         self.images = images
+        self.paired = paired
         self.labels = labels
         self.captions = None if captions is None else tuple(map(wordings, captions))
         self.class_names = class_names
@@ -27,7 +32,12 @@ class ArraySource:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Example:
-        return Example(self.images[index], *self.annotation(index))
+        paired = None if self.paired is None else self.paired[index]
+        return Example(self.images[index], *self.annotation(index), paired)
+
+    @property
+    def has_pairs(self) -> bool:
+        return self.paired is not None
 
     def annotation(self, index: int) -> Annotation:
         label = -1 if self.labels is None else int(self.labels[index])

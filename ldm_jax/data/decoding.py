@@ -4,8 +4,10 @@ import io
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image
+
+from ldm_jax.errors import InputError
 
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = {
@@ -31,6 +33,19 @@ def decode(file: Path | bytes) -> UInt8[np.ndarray, "h w c"]:
     """
     with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
         return to_array(upright(opened))
+
+
+def decode_ids(file: Path) -> Int[np.ndarray, "h w 1"]:
+    """The integers of a file whose pixels are class numbers: as they are stored, without palette or scaling.
+
+    Raises:
+      InputError: its pixels are colours. Else as `decode`.
+    """
+    with Image.open(file) as opened:
+        image = upright(opened)
+    if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
+        raise InputError(f"paired: {file} has pixels of mode {image.mode}; accepted: class numbers, mode L or P")
+    return np.asarray(image).astype(np.int32)[..., None]
 
 
 def header(file: Path) -> tuple[int, int, int]:

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import PIL
 
+from ldm_jax.data.belongings import objects_of
 from ldm_jax.data.cores import available_cores
 from ldm_jax.data.decoding import check_decodes, decode
-from ldm_jax.data.layout import EXTENSIONS, Picture, read_layout
+from ldm_jax.data.layout import EXTENSIONS, Layout, Picture, read_layout
 from ldm_jax.data.source import Annotation, Example, Source, check_split, hold_out
 from ldm_jax.data.splits import SPLITS
 from ldm_jax.errors import InputError
@@ -36,10 +37,13 @@ class FolderSource:
         pictures: list[Picture],
         class_names: tuple[str, ...] = (),
         broken: tuple[tuple[Path, str], ...] = (),
+        object_names: tuple[str, ...] = (),
     ):
         self.pictures = pictures
         self.class_names = class_names
         self.broken = broken
+        self.object_names = object_names
+        self._places = {name: i for i, name in enumerate(object_names)}
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -49,7 +53,14 @@ class FolderSource:
             image = decode(self.pictures[index].file)
         except Exception as error:  # it could be decoded when the folder was opened
             raise InputError(f"data.source: {self.pictures[index].file} can no longer be read ({error})") from error
-        return Example(image, *self.annotation(index))
+        picture = self.pictures[index]
+        return Example(
+            image, picture.label, picture.captions, picture.paired, objects_of(picture.objects, self._places)
+        )
+
+    @property
+    def has_pairs(self) -> bool:
+        return any(picture.paired is not None for picture in self.pictures)
 
     def annotation(self, index: int) -> Annotation:
         return self.pictures[index].label, self.pictures[index].captions
@@ -78,7 +89,7 @@ def open_folder(path: str, split: str) -> Source:
 
     def part(name: str | None) -> FolderSource:
         pictures = [picture for picture in layout.pictures if picture.split == name]
-        return _without_broken(root, pictures, layout.class_names, spec)
+        return _without_broken(root, pictures, layout, spec)
 
     if not there:
         check_split(split, ("train", "test"), spec)
@@ -90,10 +101,16 @@ def open_folder(path: str, split: str) -> Source:
     return hold_out(part("train"), split, spec) if there == ("train",) else part(split)
 
 
-def _without_broken(root: Path, pictures: list[Picture], class_names: tuple[str, ...], spec: str) -> FolderSource:
+def _without_broken(root: Path, pictures: list[Picture], layout: Layout, spec: str) -> FolderSource:
     if not pictures:
         raise InputError(f"data.source: {spec} holds no images; accepted: {' '.join(sorted(EXTENSIONS))}")
-    reasons = _check_all(root, [picture.file for picture in pictures])
+    paired = [picture.paired for picture in pictures if picture.paired is not None]
+    reasons = _check_all(root, [picture.file for picture in pictures] + paired)
+    wrong = {pair: f"its {pair.name}: {why}" for pair, why in zip(paired, reasons[len(pictures) :], strict=True) if why}
+    reasons = [
+        why or (wrong.get(picture.paired) if picture.paired else None)
+        for picture, why in zip(pictures, reasons[: len(pictures)], strict=True)
+    ]
     checked = list(zip(pictures, reasons, strict=True))
     broken = tuple((picture.file, reason) for picture, reason in checked if reason is not None)
     if broken:
@@ -103,7 +120,8 @@ def _without_broken(root: Path, pictures: list[Picture], class_names: tuple[str,
         if len(broken) == len(pictures):
             raise InputError(f"data.source: {spec}: {message}")
         log.warning("%s: %s; skipped", spec, message)
-    return FolderSource([picture for picture, reason in checked if reason is None], class_names, broken)
+    sound = [picture for picture, reason in checked if reason is None]
+    return FolderSource(sound, layout.class_names, broken, layout.object_names)
 
 
 def _check_all(root: Path, files: list[Path]) -> list[str | None]:

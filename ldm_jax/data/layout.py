@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from ldm_jax.data.belongings import Box, parallel
 from ldm_jax.data.metadata import METADATA, Row, numbered, read_metadata
 from ldm_jax.data.splits import SPLITS, split_of
 from ldm_jax.errors import InputError
@@ -26,6 +27,9 @@ class Picture(NamedTuple):
     label: int
     captions: tuple[str, ...]
     split: str | None
+    paired: Path | None = None
+    """An image that belongs to it."""
+    objects: tuple[Box, ...] | None = None
 
 
 class Layout(NamedTuple):
@@ -35,6 +39,7 @@ class Layout(NamedTuple):
     class_names: tuple[str, ...]
     notes: tuple[str, ...]
     """What a user should know, in a few words each: what is not used, and why."""
+    object_names: tuple[str, ...] = ()
 
 
 class _Tree(NamedTuple):
@@ -49,6 +54,8 @@ class _Tree(NamedTuple):
     """Pictures in folders that only a link leads to, by these."""
     folders: list[str]
     """At the first level."""
+    belonging: list[PurePosixPath]
+    """Pictures that belong to others and are no examples."""
 
 
 class _Place(NamedTuple):
@@ -67,6 +74,7 @@ def read_layout(root: Path, spec: str) -> Layout:
     """
     tree = _walk(root)
     rows, ignored = _rows(root, tree, f"data.source: {spec}")
+    pairs, alone = _pairs(rows, tree)
     # Those of the metadata come first, in their order.
     paths = [*rows, *(path for path in tree.pictures if path not in rows)]
     places, notes = _places(paths, spec)
@@ -75,10 +83,11 @@ def read_layout(root: Path, spec: str) -> Layout:
     for path in paths:
         if path.with_suffix(SIDECAR) in sidecars:
             captions[path] = tuple(dict.fromkeys((*captions[path], *_sidecar(root / path, spec))))
-    labels = _labels(paths, rows, places, any(captions.values()), spec)
+    described = bool(pairs) or any(captions.values()) or any(row.objects is not None for row in rows.values())
+    labels = _labels(paths, rows, places, described, spec)
     splits = {path: (rows[path].split if path in rows else None) or places[path].split for path in paths}
-    described = {file.parent for file in tree.metadata}
-    unlisted = {path for path in paths if path not in rows and not described.isdisjoint(path.parents)}
+    metadata = {file.parent for file in tree.metadata}
+    unlisted = {path for path in paths if path not in rows and not metadata.isdisjoint(path.parents)}
     lost = {path for path in unlisted if labels[path] is None and not captions[path]}
     outside = {path for path in paths if splits[path] is None} - lost if any(splits.values()) else set()
     used = [path for path in paths if path not in lost | outside]
@@ -87,14 +96,39 @@ def read_layout(root: Path, spec: str) -> Layout:
     notes += [] if by_column else _named_like_splits(class_names)
     others = tree.others + Counter({SIDECAR: len(tree.texts - sidecars)})
     notes += _unused(tree, others, len(used), len(lost), len(outside), len(sidecars))
+    notes += [f"{len(alone)} in paired/ without a picture, such as {path.name}" for path in alone[:1]]
     notes += [f"columns not read: {', '.join(ignored)}"] * bool(ignored)
-    pictures = [Picture(root / path, k, captions[path], splits[path]) for path, k in zip(used, numbers, strict=True)]
-    return Layout(pictures, class_names, tuple(notes))
+    pictures = [
+        Picture(
+            root / path,
+            k,
+            captions[path],
+            splits[path],
+            root / pairs[path] if path in pairs else None,
+            rows[path].objects if path in rows else None,
+        )
+        for path, k in zip(used, numbers, strict=True)
+    ]
+    named = [kind for picture in pictures for kind, _ in picture.objects or ()]
+    return Layout(pictures, class_names, tuple(notes), numbered(named, by_value=True)[1])
+
+
+def _pairs(
+    rows: dict[PurePosixPath, Row], tree: _Tree
+) -> tuple[dict[PurePosixPath, PurePosixPath], list[PurePosixPath]]:
+    """The image that belongs to each picture, and those that belong to none; both leave the tree's pictures."""
+    named = {path: row.paired for path, row in rows.items() if row.paired is not None}
+    found, alone = ({}, []) if named else parallel(tree.pictures)
+    found |= named
+    taken = {*found.values(), *alone} - rows.keys()
+    tree.belonging.extend(path for path in tree.pictures if path in taken)
+    tree.pictures[:] = [path for path in tree.pictures if path not in taken]
+    return found, alone
 
 
 def _walk(root: Path) -> _Tree:
     """All files but hidden ones. Links are followed where classes and splits are, so that no picture comes twice."""
-    tree = _Tree([], set(), [], Counter(), Counter(), [])
+    tree = _Tree([], set(), [], Counter(), Counter(), [], [])
     for parent, folders, files in os.walk(root, followlinks=True):
         below = PurePosixPath(Path(parent).relative_to(root).as_posix())
         depth = len(below.parts)
@@ -144,7 +178,9 @@ def _rows(root: Path, tree: _Tree, where: str) -> tuple[dict[PurePosixPath, Row]
             old = found.get(key, Row(key))
             texts = tuple(dict.fromkeys(old.captions + row.captions))
             label = row.label if old.label is None else old.label
-            found[key] = Row(key, texts, label, old.split or row.split)
+            paired = old.paired or (path.parent / row.paired if row.paired else None)
+            boxes = row.objects if old.objects is None else old.objects
+            found[key] = Row(key, texts, label, old.split or row.split, paired, boxes)
     return found, list(columns)
 
 
@@ -201,7 +237,7 @@ def _labels(
     paths: list[PurePosixPath],
     rows: dict[PurePosixPath, Row],
     places: dict[PurePosixPath, _Place],
-    captioned: bool,
+    described: bool,
     spec: str,
 ) -> dict[PurePosixPath, str | int | None]:
     """The class of each picture: by the metadata's label where any has one, else by its folder."""
@@ -209,8 +245,8 @@ def _labels(
         return {path: rows[path].label if path in rows else None for path in paths}
     folders = {place.folder for place in places.values()} - {None}
     nothing: dict[PurePosixPath, str | int | None] = dict.fromkeys(paths)
-    # Beside captions, one folder (images/) is where the pictures are, and not their class.
-    if captioned and len(folders) < 2:
+    # Beside captions or the like, one folder (images/) is where the pictures are, and not their class.
+    if described and len(folders) < 2:
         return nothing
     for split in {place.split for place in places.values()}:
         there = [path for path in paths if places[path].split == split]
@@ -239,6 +275,6 @@ def _unused(tree: _Tree, others: Counter[str], used: int, lost: int, outside: in
     reasons += [f"{outside} outside of the splits"] * bool(outside)
     total = used + sum(others.values()) + linked + lost + outside
     notes = [f"used {used} of {total} files; not used: {', '.join(reasons)}"] * bool(reasons)
-    full = {path.parts[0] for path in (*tree.pictures, *map(PurePosixPath, tree.linked)) if path.parts}
+    full = {path.parts[0] for path in (*tree.pictures, *tree.belonging, *map(PurePosixPath, tree.linked)) if path.parts}
     empty = [f"{name}/" for name in tree.folders if name not in full]
     return notes + [f"no pictures in {', '.join(empty[:NAMED_AT_MOST])}"] * bool(empty)

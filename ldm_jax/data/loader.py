@@ -12,6 +12,7 @@ from ldm_jax.data.cores import available_cores
 from ldm_jax.data.order import choices, order
 from ldm_jax.data.source import Example, Source, annotation, signal_shape
 from ldm_jax.data.transforms import prepare, to_float
+from ldm_jax.data.view import View
 from ldm_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
@@ -134,6 +135,22 @@ class Loader:
     def prepared(self, index: int) -> np.ndarray:
         """Example `index` as batches have it, unflipped and before its conversion to floats."""
         return self._gather(np.array([index]))[0][0]
+
+    def views(self, index: int, whole: bool = True) -> list[Example]:
+        """Example `index` as training sees it, and behind it its mirror image where images are flipped.
+
+        whole: with what belongs to it, `paired` and `objects`, for which the source is read anew.
+        """
+        example = self.source[index] if whole else Example(self.prepared(index), *annotation(self.source, index))
+        if self._kind is np.float32:
+            return [example]
+        image = prepare(example.image, self.image_size, self.channels) if whole else example.image
+        shape = (int(example.image.shape[0]), int(example.image.shape[1]))
+        seen = [example._replace(image=image, view=View(shape, self.image_size))]
+        if self.flip:
+            mirror = np.ascontiguousarray(image[:, ::-1])
+            seen.append(example._replace(image=mirror, view=View(shape, self.image_size, mirrored=True)))
+        return seen
 
     def annotations(self) -> Iterator[Example]:
         """Every example of the source in order, without its image where the source knows how."""

@@ -1,18 +1,20 @@
 """`metadata.jsonl` and `metadata.csv`: what is known of images, a row an image.
 
 A row names its file, relative to the metadata's folder, and may have captions (a string or, in JSON, a list of
-strings), a label (a string or an integer) and a split. Each of these is found under any of several usual names; where a
-file has two of them, the first in the lists below counts. Lines end at newlines, and at nothing else that Unicode calls
+strings), a label (a string or an integer), a split, another file that belongs to it, and objects with their boxes. Each
+of these is found under any of several usual names; where a file has two of them, the first in the lists below counts.
+Lines end at newlines, and at nothing else that Unicode calls
 a line's end, as captions contain such characters.
 """
 
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from ldm_jax.data.belongings import OBJECTS, Box, boxes_of, paired_column
 from ldm_jax.data.splits import split_of
 from ldm_jax.errors import InputError
 
@@ -33,6 +35,9 @@ class Row(NamedTuple):
     captions: tuple[str, ...] = ()
     label: str | int | None = None
     split: str | None = None
+    paired: PurePosixPath | None = None
+    """Likewise."""
+    objects: tuple[Box, ...] | None = None
 
 
 def read_metadata(path: Path, where: str) -> tuple[list[Row], list[str]]:
@@ -47,16 +52,17 @@ def read_metadata(path: Path, where: str) -> tuple[list[Row], list[str]]:
     rows = _read(path, where)
     columns = list(dict.fromkeys(column for _, row in rows for column in row))
     used = {kind: next((name for name in names if name in columns), "") for kind, names in _KINDS.items()}
-    if rows and not (used["file"] and any(used[kind] for kind in ("caption", "label", "split"))):
+    used["paired"] = paired_column(columns, used["file"])
+    if rows and not (used["file"] and any(name for kind, name in used.items() if kind != "file")):
         raise InputError(
             f"{where}, {rows[0][0]}: it has {', '.join(columns) or 'nothing'}; accepted: {' or '.join(FILE[:3])} with "
-            f"{', '.join(CAPTION[:3])} (strings), label (string or integer) or split"
+            f"{', '.join(CAPTION[:3])} (strings), label (string or integer), split, paired_file_name or objects"
         )
     found = [_row(row, used, f"{where}, {place}") for place, row in rows]
     return found, [column for column in columns if column not in used.values()]
 
 
-_KINDS = {"file": FILE, "caption": CAPTION, "label": LABEL, "split": SPLIT}
+_KINDS = {"file": FILE, "caption": CAPTION, "label": LABEL, "split": SPLIT, "objects": OBJECTS}
 
 
 def _read(path: Path, where: str) -> list[tuple[str, dict[str, Any]]]:
@@ -83,12 +89,8 @@ def _read(path: Path, where: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _row(row: Mapping[str, Any], used: Mapping[str, str], where: str) -> Row:
-    file = row.get(used["file"])
-    if not isinstance(file, str) or not file:
-        raise InputError(f"{where}: {used['file']} is {file!r}; accepted: the name of a file")
-    path = PurePosixPath(file)
-    if path.is_absolute() or ".." in path.parts:
-        raise InputError(f"{where}: {used['file']} {file!r} leads out of the folder")
+    path = _file(row, used["file"], where)
+    paired = _file(row, used["paired"], where) if row.get(used["paired"]) else None
     captions = row.get(used["caption"])
     texts = captions if isinstance(captions, list) else [] if captions is None else [captions]
     if not all(isinstance(text, str) for text in texts):
@@ -100,10 +102,22 @@ def _row(row: Mapping[str, Any], used: Mapping[str, str], where: str) -> Row:
     if split and (not isinstance(split, str) or split_of(split) is None):
         raise InputError(f"{where}: split is {split!r}; accepted: train, validation, test")
     kept = dict.fromkeys(text.strip() for text in texts if text.strip())
-    return Row(path, tuple(kept), None if label == "" else label, split_of(split) if split else None)
+    own = None if label == "" else label
+    objects = boxes_of(row.get(used["objects"]), where)
+    return Row(path, tuple(kept), own, split_of(split) if split else None, paired, objects)
 
 
-def numbered(labels: list[str | int | None], by_value: bool) -> tuple[list[int], tuple[str, ...]]:
+def _file(row: Mapping[str, Any], column: str, where: str) -> PurePosixPath:
+    file = row.get(column)
+    if not isinstance(file, str) or not file:
+        raise InputError(f"{where}: {column} is {file!r}; accepted: the name of a file")
+    path = PurePosixPath(file)
+    if path.is_absolute() or ".." in path.parts:
+        raise InputError(f"{where}: {column} {file!r} leads out of the folder")
+    return path
+
+
+def numbered(labels: Sequence[str | int | None], by_value: bool) -> tuple[list[int], tuple[str, ...]]:
     """A class number for each label, -1 for None, and the sorted names of the classes; integers by value if asked."""
     known = {str(label) for label in labels if label is not None}
     integers = by_value and all(name.lstrip("-").isdecimal() for name in known)

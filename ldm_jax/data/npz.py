@@ -18,6 +18,7 @@ NAMES = {
     "labels": ("labels", "label"),
     "captions": ("captions", "caption", "texts", "text", "prompts", "prompt"),
     "class_names": ("class_names",),
+    "paired": ("paired",),
 }
 """What the arrays may be called; where a file has two of a kind, the first counts."""
 OURS = "parameters"
@@ -30,7 +31,8 @@ def open_npz(path: str) -> ArraySource | SignalSource:
 
     It holds `images` (or `arr_0`), uint8 [n h w c] with c 1 or 3, or [n h w]; or `signals`, floats [n *space c] in
     [-1, 1] with any number of axes in between, which are used as they are. Optionally `labels` (or `label`), [n] or
-    [n 1]; `captions`, strings [n], or [n m] where an image has up to m, the others ""; `class_names`, strings.
+    [n 1]; `captions`, strings [n], or [n m] where an image has up to m, the others ""; `class_names`, strings;
+    `paired`, uint8 [n h w c] or [n h w] of the images' proportions, an image that belongs to each.
 
     Labels are strings, or integers with -1 for none. Integers count from 0 where there are `class_names`; otherwise the
     values that occur are the classes, each called by its value. An .npy file is its images alone.
@@ -45,13 +47,13 @@ def open_npz(path: str) -> ArraySource | SignalSource:
         signals = _signals(arrays["signals"], spec)
         labels, class_names = _labels(arrays.get("labels"), len(signals), names, spec)
         source = SignalSource(signals, labels, class_names)
-        unread = unread + ["captions"] * ("captions" in arrays)
+        unread = unread + [name for name in ("captions", "paired") if name in arrays]
     else:
         images = _images(arrays.get("images"), unread, spec)
         labels, class_names = _labels(arrays.get("labels"), len(images), names, spec)
         captions = _strings(arrays.get("captions"), "captions", len(images), spec)
         source, unread = (
-            ArraySource(images, labels, captions, class_names),
+            ArraySource(images, labels, captions, class_names, _paired(arrays.get("paired"), images.shape, spec)),
             unread + ["signals"] * ("signals" in arrays),
         )
     if unread:
@@ -88,6 +90,20 @@ def _images(images: np.ndarray | None, others: list[str], spec: str) -> np.ndarr
         was = f"{images.dtype} {list(images.shape)}"
         raise InputError(
             f"data.source: {spec}: images is {was}; accepted: uint8 [n h w c] with c 1 or 3, or [n h w], not empty"
+        )
+    return found
+
+
+def _paired(paired: np.ndarray | None, shape: tuple[int, ...], spec: str) -> np.ndarray | None:
+    """An image that belongs to each of the images [n h w c], as [n h w c]."""
+    if paired is None:
+        return None
+    found = paired[..., None] if paired.ndim == 3 else paired
+    fits = found.ndim == 4 and len(found) == shape[0] and found.shape[-1] in (1, 3)
+    if found.dtype != np.uint8 or not fits or found.shape[1] * shape[2] != found.shape[2] * shape[1]:
+        raise InputError(
+            f"data.source: {spec}: paired is {paired.dtype} {list(paired.shape)}; accepted: uint8 [{shape[0]} h w c] "
+            f"with c 1 or 3, or [{shape[0]} h w], of the images' proportions, {shape[1]} to {shape[2]}"
         )
     return found
 

@@ -1,13 +1,24 @@
 """What a data set looks like to the rest of the package, and how one is split."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from ldm_jax.data.hashing import mix
+from ldm_jax.data.view import View
 from ldm_jax.errors import InputError
+
+
+class Objects(NamedTuple):
+    """Things in a picture and where they are."""
+
+    boxes: Float[np.ndarray, "k 4"]
+    """(x0 y0 x1 y1) in pixels of the picture as it was read."""
+    classes: Int[np.ndarray, "k"]
+    """Places of their names in the source's `object_names`."""
 
 
 class Example(NamedTuple):
@@ -20,6 +31,11 @@ class Example(NamedTuple):
     image: np.ndarray
     label: int = -1
     captions: tuple[str, ...] = ()
+    paired: Path | np.ndarray | None = None
+    """An image that belongs to it, read by who needs it: a file, or pixels [h w c] of the image's proportions."""
+    objects: Objects | None = None
+    view: View | None = None
+    """How training sees it, where `image` is as training sees it; None where it is as it was read."""
 
     @property
     def caption(self) -> str:
@@ -38,7 +54,8 @@ class Source(Protocol):
     `class_names[label]` names a label; it is empty where there are no labels, so its length is the number of classes.
     Reading must be safe from several threads. A source whose labels and captions cost much less than its images also
     offers `annotation(i) -> (label, captions)`, which `annotation` below uses; one that knows without reading whether
-    there are captions says so in `has_captions`.
+    there are captions says so in `has_captions`. One whose examples are `paired` has a true `has_pairs`, one whose
+    examples have `objects` has their names in `object_names`.
     """
 
     @property
@@ -78,12 +95,24 @@ def has_captions(source: Source) -> bool:
     return any(annotation(source, i)[1] for i in range(len(source)))
 
 
+def has_pairs(source: Source) -> bool:
+    """Whether an image belongs to each example."""
+    return bool(getattr(_whole(source), "has_pairs", False))
+
+
+def object_names(source: Source) -> tuple[str, ...]:
+    """What the objects in the examples may be; none where their places are not known."""
+    return getattr(_whole(source), "object_names", ())
+
+
 def summary(source: Source, test: Source | None) -> str:
     """What was found, in a few words: images (or signals) to train with, classes, captions, how many are held out."""
     kind = "images" if signal_shape(source) is None else "signals"
     captions = "yes" if has_captions(source) else "no"
+    more = ", pairs: yes" * has_pairs(source)
+    more += f", boxes of {len(object_names(source))} kinds" * bool(object_names(source))
     held_out = 0 if test is None else len(test)
-    return f"{len(source)} {kind}, {len(source.class_names)} classes, captions: {captions}, held out: {held_out}"
+    return f"{len(source)} {kind}, {len(source.class_names)} classes, captions: {captions}{more}, held out: {held_out}"
 
 
 def evenly(total: int, count: int) -> Int[np.ndarray, " n"]:

@@ -5,6 +5,15 @@ from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 
 
+def placed(height: int, width: int, size: int) -> tuple[int, int, int, int]:
+    """(height, width, top, left): how large `prepare` makes a whole picture, and where its square begins in that."""
+    while min(height, width) >= 2 * size:
+        height, width = height // 2, width // 2
+    scale = size / min(height, width)
+    height, width = round(height * scale), round(width * scale)
+    return height, width, (height - size) // 2, (width - size) // 2
+
+
 def prepare(image: UInt8[np.ndarray, "h w c"], size: int, channels: int) -> UInt8[np.ndarray, "size size channels"]:
     """The central square of an image at `size`, as ADM prepares its training data.
 
@@ -25,12 +34,9 @@ def prepare(image: UInt8[np.ndarray, "h w c"], size: int, channels: int) -> UInt
         picture = picture.convert("L")
     while min(picture.size) >= 2 * size:
         picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
-    scale = size / min(picture.size)
-    if scale != 1:
-        picture = picture.resize(
-            (round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC
-        )
-    left, top = (picture.width - size) // 2, (picture.height - size) // 2
+    whole_height, whole_width, top, left = placed(height, width, size)
+    if picture.size != (whole_width, whole_height):
+        picture = picture.resize((whole_width, whole_height), Image.Resampling.BICUBIC)
     out = np.asarray(picture)[top : top + size, left : left + size]
     if out.ndim == 2:
         out = out[..., None]

@@ -13,7 +13,7 @@ import jax
 
 from ldm_jax.conditions import Condition, Given, LabelCondition, join, stack
 from ldm_jax.config import Config, Pretrained, check_loss
-from ldm_jax.data import Loader, Source, Subset, annotation, has_captions, open_source, summary
+from ldm_jax.data import Loader, Source, Subset, annotation, has_captions, has_pairs, object_names, open_source, summary
 from ldm_jax.diffusion.process import Process
 from ldm_jax.errors import InputError
 from ldm_jax.experiment.classes import renumbered, taught
@@ -137,7 +137,15 @@ def assemble(config: Config, base: Base) -> Parts:
         raise InputError(f"data.image_size: {space[0]} must be a multiple of the down-sampling factor {factor}")
     latent = (*(side // factor for side in space), base.autoencoder.config.code_channels)
     captions = functools.partial(captions_of, source) if has_captions(source) else None
-    given = Given(known or tuple(source.class_names), captions, tuple(loader.shape), latent, base.place)
+    given = Given(
+        known or tuple(source.class_names),
+        captions,
+        tuple(loader.shape),
+        latent,
+        base.place,
+        has_pairs(source),
+        tuple(object_names(source)),
+    )
     conditions = _conditions(config, base, given)
     config = _filled(config, base, conditions, latent, loader)
     training = config.stage(AutoencoderTraining)
@@ -193,7 +201,7 @@ def captions_of(source: Source) -> Iterator[str]:
 
 def told_features(conditions: Sequence[Condition], loader: Loader) -> dict[str, int]:
     """How many features the conditions give as context and pooled, 0 for none; found on one example, not computed."""
-    example = next(iter(loader.annotations()))._replace(image=loader.prepared(0))
+    example = loader.views(0)[0]
 
     def told(params: Any, arrays: Any) -> Conditioning:
         return join([c.apply(params[c.name], arrays[c.name], None) for c in conditions])
@@ -222,6 +230,15 @@ def _conditions(config: Config, base: Base, given: Given) -> tuple[Condition, ..
             f"data.source: {config.data.source} has no captions, which this denoiser is told; docs/data.md shows where "
             "they are looked for"
         )
+    for field, there, what in (("paired", given.pairs, "paired images"), ("objects", given.object_names, "boxes")):
+        if field in read and not there:
+            raise InputError(f"data.source: {config.data.source} has no {what}, which this denoiser is told")
+    if given.pairs and "paired" not in read:
+        log.warning("%s has paired images that no condition of this experiment reads", config.data.source)
+    for condition in found:
+        names = getattr(condition, "object_names", None)
+        if names is not None and tuple(names) != given.object_names:
+            raise InputError(f"data.source: {config.data.source} has other kinds of boxes than the denoiser knows")
     return found
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 
 from ldm_jax.models.autoencoder import Autoencoder, AutoencoderConfig, Posterior
+from ldm_jax.models.boxes import BoxEncoder, BoxEncoderConfig
 from ldm_jax.models.computing import stack_blocks, unstack_blocks, with_compute
 from ldm_jax.models.conditioning import Conditioning
 from ldm_jax.models.discriminator import Discriminator, DiscriminatorConfig
@@ -56,6 +57,8 @@ __all__ = [
     "LPIPS",
     "Autoencoder",
     "AutoencoderConfig",
+    "BoxEncoder",
+    "BoxEncoderConfig",
     "Conditioning",
     "DiT",
     "DiTConfig",

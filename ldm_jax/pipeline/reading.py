@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import numpy as np
 
 from ldm_jax.conditions import (
@@ -180,7 +181,7 @@ def _saved_conditions(read: Reader, entries: Any) -> tuple[tuple[Condition, ...]
     for i, entry in enumerate(entries):
         found = convert(SavedCondition, entry, f"conditions.{i}")
         if isinstance(found, Saved):
-            found, own = found.open(read.path, lambda name: read.part(name, TextEncoder, T5Encoder)[:2])
+            found, own = found.open(read.path, lambda name: read.part(name, nn.Module)[:2])
             params |= {found.name: own} if own else {}
         conditions.append(found)
     return tuple(conditions), params

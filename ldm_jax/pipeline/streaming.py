@@ -42,23 +42,26 @@ def stream(
     prompts: Sequence[str] | None = None,
     output: Literal["images", "latents"] = "images",
     use: Use | None = None,
+    told: Mapping[str, Sequence[Any]] | None = None,
     **settings: Any,
 ) -> Iterator[np.ndarray]:
     """Batches of what `model.sample(key, num=num, first=first, ...)` gives as a whole, each as soon as it is drawn.
 
     Every batch but the last holds batch_size images, [b h w c]; of labels and prompts only its own are looked at.
-    use: what to draw from. Other settings are those of `LatentDiffusion.sample`.
+    use: what to draw from. told: what other conditions ask for, by name, likewise in turn. Other settings are those of
+    `LatentDiffusion.sample`.
     """
     size = min(batch_size, num)
     for begin in range(first, first + num, size):
         # The last batch is drawn whole, too, and cut: another size would be another compilation.
-        told = {"labels": _own(labels, begin, size), "prompts": _own(prompts, begin, size), **settings}
-        told |= {"first": begin, "batch_size": size, "output": output}
+        asked = {"labels": _own(labels, begin, size), "prompts": _own(prompts, begin, size), **settings}
+        asked |= {name: _own(given, begin, size) for name, given in (told or {}).items()}
+        asked |= {"first": begin, "batch_size": size, "output": output}
         if use is None:
-            part = model.sample(key, num=size, **told)
+            part = model.sample(key, num=size, **asked)
         else:
-            told = {name: value for name, value in told.items() if value is not None}
-            part = getattr(model, use.method)(key, **use.of(begin, size), **told)
+            asked = {name: value for name, value in asked.items() if value is not None}
+            part = getattr(model, use.method)(key, **use.of(begin, size), **asked)
         yield np.asarray(part)[: first + num - begin]
 
 

@@ -35,6 +35,7 @@ CLASSES: dict[str, tuple[type[nn.Module], type]] = {
     "ldm_jax.MMDiT": (models.MMDiT, models.MMDiTConfig),
     "ldm_jax.TextEncoder": (models.TextEncoder, models.TextEncoderConfig),
     "ldm_jax.T5Encoder": (models.T5Encoder, models.T5Config),
+    "ldm_jax.BoxEncoder": (models.BoxEncoder, models.BoxEncoderConfig),
 }
 """Our own format, for networks that nobody else has."""
 OURS = "_ldm_jax"

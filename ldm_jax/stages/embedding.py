@@ -41,6 +41,7 @@ def with_new_word(conditions: Sequence[Condition], embedding: Embedding) -> tupl
     new = NewWordCondition(
         dataclasses.replace(text.encoders, encoders=known),
         sizes=text.sizes,
+        scores=text.scores,
         # A word that isn't told learns nothing.
         dropout=0.0,
         pixels=text.pixels,

@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import ldm_jax
 from ldm_jax.cache import cache_condition, place_of
+from ldm_jax.cli import run as cli
 from ldm_jax.conditions import (
     CONDITIONS,
     ConditionConfig,
@@ -24,19 +26,26 @@ from ldm_jax.conditions import (
     stack,
     training_conditioning,
 )
+from ldm_jax.conditions.edges import Edges
 from ldm_jax.conditions.label import Label
+from ldm_jax.conditions.layout import Layout
 from ldm_jax.conditions.low_resolution import LowResolution
 from ldm_jax.conditions.masked_image import MaskedImage
+from ldm_jax.conditions.paired_image import PairedImage
 from ldm_jax.conditions.text import Text, TrainedEncoder
-from ldm_jax.data import Example, Loader, open_source
+from ldm_jax.data import Example, Loader, Objects, open_source
+from ldm_jax.data.arrays import ArraySource
 from ldm_jax.data.source import Subset
 from ldm_jax.errors import InputError
 from ldm_jax.experiment import Run
-from ldm_jax.models import Conditioning
+from ldm_jax.models import Conditioning, DiTConfig, MMDiTConfig, UNetConfig
 from ldm_jax.serialization import convert, kinds_of, to_tree
 from tests.conftest import ROOT
 
-GIVEN = Given(("cat", "dog", "owl"), lambda: ["a cat", "a small dog"], (8, 8, 1), (4, 4, 2))
+NAMES = ("red box", "blue box")
+GIVEN = Given(
+    ("cat", "dog", "owl"), lambda: ["a cat", "a small dog"], (8, 8, 1), (4, 4, 2), pairs=True, object_names=NAMES
+)
 SIZE = Size((4, 4), 2, 2)
 IMAGE = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
 
@@ -54,7 +63,19 @@ class Row(NamedTuple):
 
 
 ROWS = {
+    "edges": Row(
+        Edges(0.5),
+        {"edges": np.zeros((2, 8, 8, 1), np.uint8)},
+        {"image": (2, 4, 4, 4)},
+        asks_run={"edges_of": np.zeros((2, 32, 32, 1), np.uint8)},
+    ),
     "label": Row(Label(0.5), {"labels": [2, "dog"]}, {"label": (2,)}, asks_run={"labels": [2, 5]}),
+    "layout": Row(
+        Layout(3, 8, 16, True, 0.5),
+        {"layout": [[("red box", (0.0, 0.0, 0.5, 1.0))], []]},
+        {"context": (2, 4, 8), "context_mask": (2, 4)},
+        asks_run={"layout": [[["blue ring", [0.1, 0.1, 0.5, 0.5]]], [("red star", (0.0, 0.25, 1.0, 0.75))]]},
+    ),
     "low_resolution": Row(
         LowResolution(2, 0.0, 0.5),
         {"image": np.zeros((2, 4, 4, 1), np.uint8)},
@@ -67,6 +88,13 @@ ROWS = {
         {"image": np.zeros((2, 8, 8, 1), np.uint8), "mask": np.eye(8, dtype=bool)},
         {"image": (2, 4, 4, 8)},
         asks_run={"image": np.zeros((2, 32, 32, 1), np.uint8), "mask": np.eye(32, dtype=bool)},
+    ),
+    "paired_image": Row(
+        PairedImage(channels=1, dropout=0.5),
+        {"paired": np.zeros((2, 8, 8, 1), np.uint8)},
+        {"image": (2, 4, 4, 4)},
+        PairedImage(classes=5, dropout=0.5),
+        {"paired": np.zeros((2, 32, 32), np.uint8)},
     ),
     "text": Row(
         Text(TrainedEncoder(8, 1, 2), 6, 0.5),
@@ -82,18 +110,39 @@ def test_every_condition_has_a_row():
     assert {type(row.config) for row in ROWS.values()} == set(kinds_of(ConditionConfig))
 
 
+def example(label, text):
+    """One with everything that a condition may read."""
+    return Example(IMAGE, label, (text,), IMAGE[::-1], Objects(np.array([[1.0, 2.0, 5.0, 8.0]]), np.array([label % 2])))
+
+
 def arrays_of(condition, *examples):
     """What training has of these examples."""
     return condition.embed(stack([condition.read(example)[0] for example in examples]))
 
 
+OTHER_LAYOUTS = (
+    "data/layout.py",
+    "data/folder.py",
+    "pipeline/layouts.py",
+    "pipeline/reading.py",
+    "pipeline/writing.py",
+    "pretrained/layouts.py",
+    "pretrained/names.py",
+)
+
+
 @pytest.mark.parametrize("name", [name for name in ROWS if name not in ("label", "text")])
 def test_a_condition_is_one_file_and_one_line(name):
-    """Nothing else in the package knows it by name, as the seam is for; classes are the default of every config."""
+    """Nothing else in the package knows it by name, as the seam is for; classes are the default of every config.
+
+    Folders of images, published pipelines and tensors have a Layout, too, which is another.
+    """
+    other = OTHER_LAYOUTS if name == "layout" else ()
     config = type(ROWS[name].config).__name__
     known = {
         str(path.relative_to(ROOT)): len(re.findall(rf"\b{config}\b", path.read_text()))
         for path in (ROOT / "ldm_jax").rglob("*.py")
+        if path.relative_to(ROOT / "ldm_jax").as_posix() not in other
     }
     elsewhere = {path: count for path, count in known.items() if count and path != f"ldm_jax/conditions/{name}.py"}
     assert elsewhere == {"ldm_jax/conditions/__init__.py": 1}
@@ -103,7 +152,7 @@ def test_a_condition_is_one_file_and_one_line(name):
 def test_what_the_network_is_told(name):
     row = ROWS[name]
     condition = row.config.build(GIVEN)
-    arrays = arrays_of(condition, *(Example(IMAGE, label, (text,)) for label, text in ((0, "a cat"), (2, "a dog"))))
+    arrays = arrays_of(condition, *(example(label, text) for label, text in ((0, "a cat"), (2, "a dog"))))
     keys, params = jax.random.split(jax.random.key(0), 2), condition.init(jax.random.key(1))
     for told in (condition.apply(params, arrays, None), jax.jit(condition.apply)(params, arrays, keys)):
         parts = {field: value.shape for field, value in told._asdict().items() if value is not None}
@@ -121,7 +170,7 @@ def test_what_the_network_is_told(name):
 def test_dropped_at_its_own_rate(name):
     condition = ROWS[name].config.build(GIVEN)
     n = 400
-    one = condition.read(Example(IMAGE, 1, ("a cat",)))[0]
+    one = condition.read(example(1, "a cat"))[0]
     arrays = {condition.name: {k: np.stack([np.asarray(v)] * n) for k, v in one.items()}}
     keys, params = jax.random.split(jax.random.key(1), n), condition.init(jax.random.key(2))
     part = next(iter(ROWS[name].parts))
@@ -140,29 +189,32 @@ def test_conditions_are_dropped_independently():
     assert abs((gone[0] & gone[1]).mean() - 0.25) < 0.08
 
 
-@pytest.mark.parametrize("name", [name for name in ROWS if name != "text"])
+@pytest.mark.parametrize("name", [name for name in ROWS if name not in ("layout", "text")])
 def test_json_both_ways(name):
-    """Of text, which has files, tests/conditions/test_text.py shows it."""
+    """Of those that have files, test_text.py and test_layout.py show it."""
     condition = ROWS[name].config.build(GIVEN)
     tree = json.loads(json.dumps(to_tree(condition, SavedCondition)))
     assert convert(SavedCondition, tree, "condition") == condition
 
 
 def loader(flip=True):
-    source = Subset.evenly(open_source("bundled:fashion_mnist"), 40)
+    part = Subset.evenly(open_source("bundled:fashion_mnist"), 40)
+    images, labels = np.stack([part[i].image for i in range(40)]), np.array([part[i].label for i in range(40)])
+    source = ArraySource(images, labels, None, part.class_names, images)
     return Loader(source, batch_size=8, image_size=8, channels=1, seed=3, flip=flip)
 
 
 @EACH
 def test_cached_arrays_are_those_of_the_batch(name, tmp_path):
     data = loader()
-    given = Given(tuple(data.source.class_names), GIVEN.captions, data.shape, (4, 4, 2))
+    given = GIVEN._replace(class_names=tuple(data.source.class_names), example=data.shape)
     condition = ROWS[name].config.build(given)
     told = cache_condition(tmp_path / name, condition, data, "{}")
     for step in (0, 7):
         wanted = data[step]
         images = np.round((wanted["image"] + 1.0) * 127.5).astype(np.uint8)
-        expected = stack([condition.read(Example(x, int(y)))[0] for x, y in zip(images, wanted["label"], strict=True)])
+        seen = [Example(x, int(y), (), x) for x, y in zip(images, wanted["label"], strict=True)]
+        expected = stack([condition.read(example)[0] for example in seen])
         got = told.batch(place_of(40, 8, 3, step))
         chex.assert_trees_all_equal(dict(got), expected)
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / name).iterdir()}
@@ -172,12 +224,17 @@ def test_cached_arrays_are_those_of_the_batch(name, tmp_path):
     assert cache_condition(tmp_path / name, condition, data, "{}").rows.shape == (40, 1)
 
 
-def captioned(folder):
-    """A source of 64 images with captions."""
+def described(folder):
+    """A source of 64 images with captions and maps of five classes."""
     words = np.array([f"a {size} {thing}" for size in ("small", "large") for thing in ("cat", "dog")] * 16)
     images = np.random.default_rng(0).integers(0, 255, (64, 32, 32, 1), np.uint8)
-    np.savez(folder / "captioned.npz", images=images, captions=words)
-    return f"npz:{folder / 'captioned.npz'}"
+    np.savez(folder / "described.npz", images=images, captions=words, paired=images // 52)
+    return f"npz:{folder / 'described.npz'}"
+
+
+def of_source(config, source):
+    """The experiment on other data; its autoencoder is for grey images."""
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, source=source))
 
 
 @EACH
@@ -187,11 +244,15 @@ def test_an_experiment_with_it(name, tiny_config, tmp_path):
     config = dataclasses.replace(tiny_config, conditions=(row.in_run or row.config,)).with_stages(
         autoencoder={"steps": 2, "sample_every": 2}, denoiser={"steps": 2, "sample_every": 2}
     )
-    if name == "text":
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=captioned(tmp_path)))
+    if name in ("paired_image", "text"):
+        config = of_source(config, described(tmp_path))
+    if name == "layout":
+        config = of_source(config, "bundled:shapes")
     Run(config, tmp_path / "run").train()
     model = ldm_jax.load(tmp_path / "run")
     assert [condition.name for condition in model.conditions] == [name]
+    if name != "text":
+        assert model.conditions == ldm_jax.load(tmp_path / "run").conditions
     asks = row.asks_run or row.asks
     drawn = model.sample(jax.random.key(0), steps=2, guidance=2.0, **asks)
     assert drawn.shape == (2, 32, 32, 1)
@@ -202,6 +263,90 @@ def test_an_experiment_with_it(name, tiny_config, tmp_path):
         np.testing.assert_array_equal(
             ldm_jax.load(tmp_path / "copy").sample(jax.random.key(0), steps=2, guidance=2.0, **asks), drawn
         )
+
+
+DENOISERS = {
+    "dit": DiTConfig(width=32, depth=2, heads=2),
+    "mmdit": MMDiTConfig(width=32, depth=2, heads=2),
+    "unet": UNetConfig(channels=(16,), heads=(2,), groups=4, blocks=1, attention=(1,)),
+}
+TOGETHER = {
+    "label paired_image": ((Label(0.5), PairedImage(5, dropout=0.5)), {"paired": np.zeros((2, 32, 32), np.uint8)}),
+    "edges layout text": (
+        (Edges(0.5), Layout(3, 8, 16, True, 0.5), Text(TrainedEncoder(8, 1, 2), 6, 0.5)),
+        {"prompts": ["a red star", "a ring"], "layout": [[("red star", (0.0, 0.0, 1.0, 1.0))]], "negative": "a box"},
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("names", "network"),
+    [
+        ("label paired_image", "unet"),
+        ("label paired_image", "mmdit"),
+        *(("edges layout text", network) for network in DENOISERS),
+    ],
+)
+def test_several_together(names, network, tiny_config, tmp_path):
+    """Trained, saved, loaded and asked with every denoiser; one that only reads tokens says so where there are none."""
+    conditions, asks = TOGETHER[names]
+    config = dataclasses.replace(tiny_config, conditions=conditions, denoiser=DENOISERS[network])
+    config = config.with_stages(autoencoder={"steps": 1, "sample_every": 9}, denoiser={"steps": 1, "sample_every": 1})
+    config = of_source(config, "bundled:shapes" if "layout" in names else labelled(tmp_path))
+    if network == "mmdit" and "layout" not in names:
+        with pytest.raises(InputError, match="MMDiT needs a condition that gives tokens"):
+            Run(config, tmp_path / "run").train()
+        return
+    Run(config, tmp_path / "run").train()
+    model = ldm_jax.load(tmp_path / "run")
+    drawn = [model.sample(jax.random.key(0), num=2, steps=1, guidance=w, **asks) for w in (2.0, 1.0)]
+    assert drawn[0].shape[:3] == drawn[1].shape[:3] == (2, 32, 32)
+    told = model.tell(2.0, **asks)
+    if "layout" in names:
+        chex.assert_shape(told.cond.context, (2, 10, 8))
+        assert told.cond.context_mask[:, :4].tolist() == [[True, True, False, False]] * 2
+        assert told.null.context_mask[0, :4].tolist() == [True, False, False, False]
+    assert not np.asarray(told.null.image).any()
+    if network == "dit":
+        from_the_command_line(tmp_path)
+
+
+def from_the_command_line(folder):
+    """A picture of the run in `folder` told edges, boxes and texts by files, and drawn once more from what it tells."""
+    files = {name: str(folder / name) for name in ("run", "x.png", "boxes.json", "out.png", "again.png")}
+    Image.new("RGB", (40, 32), "red").save(files["x.png"])
+    (folder / "boxes.json").write_text('[[["red star", [0, 0, 1, 1]]], [["blue ring", [0, 0, 0.5, 0.5]]]]')
+    asked = [files["run"], "--steps", "1", "--prompt", "a star", "--edges-of", files["x.png"]]
+    assert cli("sample", [*asked, "--layout", files["boxes.json"], "--out", files["out.png"]]) == 0
+    assert cli("sample", ["--again", files["out.png"], "--out", files["again.png"]]) == 0
+    with Image.open(files["out.png"]) as one, Image.open(files["again.png"]) as other:
+        assert one.size == (64, 32)
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+    (folder / "boxes.json").write_text('[[["red stare", [0, 0, 1, 1]]]]')
+    assert cli("sample", [*asked, "--layout", files["boxes.json"], "--out", str(folder / "none.png")]) == 2
+    assert cli("sample", [*asked, "--paired", files["x.png"], "--out", str(folder / "none.png")]) == 2
+    assert not (folder / "none.png").exists()
+
+
+def labelled(folder):
+    """A source of 64 images with classes and maps of five classes."""
+    images = np.random.default_rng(0).integers(0, 255, (64, 32, 32, 1), np.uint8)
+    np.savez(folder / "labelled.npz", images=images, labels=np.arange(64) % 4, paired=images // 52)
+    return f"npz:{folder / 'labelled.npz'}"
+
+
+def test_tokens_with_and_without_a_mask_are_masked_together():
+    tokens = [jnp.full((n, length, 3), float(n)) for n, length in ((2, 2), (1, 1))]
+    told = join(
+        [
+            Conditioning(context=tokens[0], context_mask=jnp.asarray([[True, False]] * 2)),
+            Conditioning(context=tokens[1]),
+        ]
+    )
+    assert told.context[..., 0].tolist() == [[2.0, 2.0, 1.0]] * 2
+    assert told.context_mask.tolist() == [[True, False, True]] * 2
+    with pytest.raises(InputError, match="tokens of 3 and 4 features can't be joined"):
+        join([Conditioning(context=tokens[0]), Conditioning(context=jnp.zeros((2, 1, 4)))])
 
 
 def test_two_that_say_the_same_are_refused():

@@ -98,7 +98,7 @@ def test_sets_are_split_named_and_read_only(name):
     assert 0.05 * len(train) < len(test) < 0.25 * len(train)
     assert train.class_names == test.class_names
     for source in (train, test):
-        image, label, captions = source[len(source) - 1]
+        image, label, captions = source[len(source) - 1][:3]
         assert image.dtype == np.uint8
         assert 0 <= label < len(source.class_names) or (label == -1 and not source.class_names)
         assert all(captions) and (captions or label >= 0)

@@ -79,7 +79,7 @@ def test_what_is_drawn_is_a_source(name, labels, texts, names, tmp_path, caplog)
         source = open_source(spec, split)
         assert source.class_names == names
         for i in range(len(source)):
-            image, label, captions = source[i]
+            image, label, captions = source[i][:3]
             (k,) = np.flatnonzero((images == image).all((1, 2, 3)))
             seen.append(int(k))
             assert captions == (() if texts is None else (texts[k],))

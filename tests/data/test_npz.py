@@ -33,7 +33,7 @@ def test_npz_with_everything(tmp_path):
 def test_npz_with_grey_images_alone(tmp_path):
     source = open_source(save(tmp_path, images=IMAGES[..., 0]))
     assert source[0].image.shape == (3, 2, 1)
-    assert source[0][1:] == (-1, ())
+    assert source[0][1:3] == (-1, ())
     assert source[0].caption == ""
     assert source.class_names == ()
 
@@ -82,7 +82,7 @@ def test_an_npy_is_its_images(tmp_path):
     (tmp_path / "x.npy").rename(tmp_path / "x.npz")
     source = open_source(f"npz:{tmp_path / 'x.npz'}")
     assert len(source) == 18
-    assert source[0][1:] == (-1, ())
+    assert source[0][1:3] == (-1, ())
     np.save(tmp_path / "y.npy", np.float32(0))
     with pytest.raises(InputError, match=r"images is float32 \[\]"):
         open_source(f"npz:{tmp_path / 'y.npy'}")

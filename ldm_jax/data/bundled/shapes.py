@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
-from ldm_jax.data.source import Annotation, Example
+from ldm_jax.data.source import Annotation, Example, Objects
 
 SIDE = 64
 """Pixels along each side of a picture."""
@@ -62,6 +62,7 @@ class Shapes:
 
     class_names: tuple[str, ...] = ()
     has_captions = True
+    object_names = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 
     def __init__(self, split: str):
         self.split = split
@@ -71,7 +72,8 @@ class Shapes:
 
     def __getitem__(self, index: int) -> Example:
         things, caption = self.scene(index)
-        return Example(paint(things), -1, (caption,))
+        kinds = np.array([self.object_names.index(f"{thing.colour} {thing.shape}") for thing in things])
+        return Example(paint(things), -1, (caption,), None, Objects(np.array([box(thing) for thing in things]), kinds))
 
     def annotation(self, index: int) -> Annotation:
         return -1, (self.scene(index)[1],)
@@ -182,6 +184,14 @@ def mask(shape: str, radius: int) -> Float[np.ndarray, "s s"]:
     found = fine.reshape(2 * radius + 1, SHARPER, 2 * radius + 1, SHARPER).mean(axis=(1, 3))
     found.flags.writeable = False  # Cached and shared.
     return found
+
+
+def box(thing: Thing) -> tuple[float, float, float, float]:
+    """(x0 y0 x1 y1) of an object in pixels: the smallest that holds every pixel of which it covers a third or more."""
+    rows, columns = np.nonzero(mask(thing.shape, thing.radius) > 0.3)
+    top, left = (centre - thing.radius for centre in thing.centre)
+    x0, y0, x1, y1 = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    return float(left + x0), float(top + y0), float(left + x1), float(top + y1)
 
 
 def paint(things: tuple[Thing, ...]) -> UInt8[np.ndarray, "h w 3"]:
