@@ -1,6 +1,6 @@
 """What the quickstart's model knows of classes: by its own errors, and by linear probes of what it computes.
 
-    python benchmarks/classes.py runs/quickstart [--num 500] [--out classes.json]
+    python benchmarks/classes.py runs/quickstart [--num 500] [--probed 5000] [--out classes.json]
 
 - classifier: accuracy of `model.classify` on test images, with the evaluations of the network that an image takes
 - probes: test accuracy of logistic regressions on pixels, on latents, and on the features of each block of the denoiser
@@ -71,12 +71,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--num", type=int, default=500, help="test images that the model itself classifies")
-    parser.add_argument("--probed", type=int, default=5000, help="training images of the probes")
+    parser.add_argument("--probed", type=int, default=5000, help="training images of the probes, 0 for none")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     configure()
     model = ldm_jax.load(options.run)
-    report = {"classifier": classifier(model, options.num), "probes": probes(model, options.probed)}
+    report = {"classifier": classifier(model, options.num)}
+    if options.probed:
+        report["probes"] = probes(model, options.probed)
     text = json.dumps(report, indent=2)
     print(text)
     if options.out:
