@@ -38,6 +38,8 @@ class SampleMetadata(NamedTuple):
     """[num]: prompts, or the names of the classes; None where there are neither."""
     settings: Mapping[str, Any]
     """What all of them were drawn with, as `sample.py --again` reads it."""
+    class_names: Sequence[str] = ()
+    """Of all classes that `labels` count, drawn or not."""
 
     def of(self, i: int) -> dict[str, Any]:
         """What image `first + i` alone is drawn with."""
@@ -93,7 +95,7 @@ def write_output(
 ) -> Path:
     """Writes images as they are drawn, and returns the path.
 
-    .png: one grid, `columns` to a row. .npz: arr_0 uint8 [n h w c]; with classes label [n], with texts captions [n]. A
+    .png: one grid, `columns` to a row. 
     folder: 000000.png and on, and metadata.jsonl with file_name, label and text of each, so that the folder is a data
     source; what is there when drawing is interrupted is complete in itself. PNGs tell how they were drawn.
 
@@ -114,6 +116,7 @@ def _write_archive(path: Path, batches: Iterable[UInt8[np.ndarray, "b h w c"]], 
     others: dict[str, np.ndarray] = {"parameters": np.asarray(json.dumps(metadata.settings))}
     if metadata.labels is not None:
         others["label"] = np.asarray(metadata.labels, np.int32)
+        others |= {"class_names": np.asarray(metadata.class_names)} if metadata.class_names else {}
     if metadata.texts is not None:
         others["captions"] = np.asarray(metadata.texts)
     with whole(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
