@@ -11,7 +11,7 @@ import numpy as np
 
 from ldm_jax.cache import Latents
 from ldm_jax.config import Config
-from ldm_jax.errors import InputError
+from ldm_jax.errors import SAVED, InputError
 from ldm_jax.experiment.building import (
     AUTOENCODER,
     DENOISER,
@@ -69,16 +69,30 @@ class Run:
         """Trains what is asked for and not done yet; returns the path of the last picture."""
         self._check_order(stage)
         with Lock(self.workdir):
-            params = self._autoencoder()
-            latents = latents_of(self.parts, params, self.workdir)
-            model = first_stage_model(self.parts, params, latents)
-            denoising = self.config.stage(DenoiserTraining)
-            if stage == "autoencoder" or denoising is None:
-                if not any((self.workdir / "model" / folder).exists() for folder in DENOISER_FOLDERS.values()):
-                    self._save(model)
-                return self._picture(AutoencoderTraining)
-            self._denoiser(model, latents)
-            return self._picture(DenoiserTraining)
+            try:
+                return self._train(stage)
+            except Exception as error:
+                error.add_note(f"{SAVED}{self._saved()}")
+                raise
+
+    def _train(self, stage: StageName) -> Path:
+        params = self._autoencoder()
+        latents = latents_of(self.parts, params, self.workdir)
+        model = first_stage_model(self.parts, params, latents)
+        denoising = self.config.stage(DenoiserTraining)
+        if stage == "autoencoder" or denoising is None:
+            if not any((self.workdir / "model" / folder).exists() for folder in DENOISER_FOLDERS.values()):
+                self._save(model)
+            return self._picture(AutoencoderTraining)
+        self._denoiser(model, latents)
+        return self._picture(DenoiserTraining)
+
+    def _saved(self) -> str:
+        """What an interrupted run would go on from."""
+        for name in ("denoiser", "autoencoder"):
+            if step := self._done(name):
+                return f"step {step} of the {name}; the same command goes on from there"
+        return "nothing yet; the same command begins anew"
 
     def _check_order(self, stage: StageName) -> None:
         """InputError where a stage would be trained on what is not there, or on what is about to change."""

@@ -79,7 +79,8 @@ def prepare(workdir: Path, config: Config) -> Config | None:
     if old is not None:
         check_same(old, config, workdir)
     if main_process():
-        with whole(path) as temporary:
+        # Of a run that another process trains not even the config is changed.
+        with Lock(workdir), whole(path) as temporary:
             temporary.write_text(config.to_json())
     return old
 
@@ -121,6 +122,10 @@ class Lock:
             holder = self._file.read().strip() or "another process"
             self._file.close()
             raise InputError(f"workdir: {self._path.parent} is being trained by {holder}; wait, or end it") from error
+        if not _is_at(self._file.fileno(), self._path):
+            # Whoever held it took the file away after it was opened here: another process could lock a new one.
+            self._file.close()
+            return self.__enter__()
         self._file.truncate(0)
         self._file.write(f"{socket.gethostname()}, process {os.getpid()}")
         self._file.flush()
@@ -130,6 +135,13 @@ class Lock:
         if self._file is not None:
             self._path.unlink(missing_ok=True)
             self._file.close()
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def place_of_given(path: str, workdir: Path, part: str) -> Path:

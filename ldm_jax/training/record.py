@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import socket
+import struct
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import masked_crc32c
+from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from ldm_jax.files import whole
@@ -34,6 +39,39 @@ def keep_until(path: Path, stage: str, step: int) -> None:
         temporary.write_text("".join(kept))
 
 
+class Board:
+    """Scalars for TensorBoard, on disk when `write` returns.
+
+    SummaryWriter has a thread that writes them. On a full disk it dies, and what feeds it then waits for ever.
+    """
+
+    def __init__(self, folder: Path, start: int):
+        """start: steps done; what an earlier file says of later ones doesn't count."""
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+        self._file = (folder / name).open("ab")
+        for event in (Event(file_version="brain.Event:2"), Event(session_log=SessionLog(status=SessionLog.START))):
+            event.step = start
+            self._write(event)
+
+    def write(self, values: dict[str, Any], step: int) -> None:
+        """One step's values by name."""
+        for name, value in values.items():
+            self._write(Event(step=step, summary=scalar(name, value)))
+        self._file.flush()
+
+    def _write(self, event: Any) -> None:
+        """One record of TFRecord's format: length, its checksum, data, their checksum."""
+        event.wall_time = time.time()
+        data = event.SerializeToString()
+        length = struct.pack("<Q", len(data))
+        for part in (length, data):
+            self._file.write(part + struct.pack("<I", masked_crc32c(part)))
+
+    def close(self) -> None:
+        self._file.close()
+
+
 class Record:
     """One stage's record. On a terminal it shows a bar, elsewhere a line every ten seconds."""
 
@@ -45,7 +83,7 @@ class Record:
         if self._main:
             keep_until(workdir / "metrics.jsonl", stage, start)
         self._file = (workdir / "metrics.jsonl").open("a") if self._main else None
-        self._board = SummaryWriter(str(workdir / "tensorboard" / stage), purge_step=start) if self._main else None
+        self._board = Board(workdir / "tensorboard" / stage, start) if self._main else None
         terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=stop,
@@ -86,8 +124,7 @@ class Record:
         shown = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._file.write(json.dumps({"stage": self.stage, "step": step, **shown}) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(f"{self.stage}/{name}", value, step)
+        self._board.write({f"{self.stage}/{name}": value for name, value in values.items()}, step)
         shown = {"loss": f"{values['loss']:.4f}", "img/s": f"{rate:.0f}"}
         self._bar.set_postfix(shown)
         if self._plain and (now - self._last_line > 10.0 or step == self._stop):
