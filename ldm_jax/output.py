@@ -97,9 +97,10 @@ def write_output(
 ) -> Path:
     """Writes images as they are drawn, and returns the path.
 
-    .png: one grid, `columns` to a row.
-    folder: 000000.png and on, and metadata.jsonl with file_name, label and text of each, so that the folder is a data
-    source; what is there when drawing is interrupted is complete in itself. PNGs tell how they were drawn.
+    .png: one grid, `columns` to a row. .npz: arr_0 uint8 [n h w c]; with classes label [n] and class_names [k], with
+    texts captions [n]. A folder: 000000.png and on, and metadata.jsonl with file_name, label and text of each, so that
+    the folder is a data source; what is there when drawing is interrupted is complete in itself. PNGs tell how they
+    were drawn.
 
     Raises:
       KeyboardInterrupt: drawing was interrupted; for a folder it says how many pictures are there.

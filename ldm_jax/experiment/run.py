@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +13,7 @@ import numpy as np
 
 from ldm_jax.cache import Latents
 from ldm_jax.config import Config
-from ldm_jax.errors import SAVED, InputError
+from ldm_jax.errors import SAVED, Diverged, InputError
 from ldm_jax.experiment.building import (
     AUTOENCODER,
     DENOISER,
@@ -22,15 +24,18 @@ from ldm_jax.experiment.building import (
     latents_of,
 )
 from ldm_jax.experiment.parts import Parts, assemble, read_base
-from ldm_jax.experiment.workdir import Lock, keep_given, prepare, seams
+from ldm_jax.experiment.workdir import Lock, keep_given, note_retreat, prepare, retreats, seams, slowed
 from ldm_jax.pipeline import LatentDiffusion
 from ldm_jax.pipeline.layouts import DENOISER_FOLDERS
 from ldm_jax.pretrained.lpips import load_lpips
 from ldm_jax.processes import barrier, main_process
 from ldm_jax.stages import AutoencoderTraining, DenoiserTraining
 from ldm_jax.stages.adapter import AdapterStage
+from ldm_jax.stages.denoiser import DenoiserStage
 from ldm_jax.training.loop import fit, picture_path
 from ldm_jax.training.stage import Params, Stage
+
+log = logging.getLogger("ldm_jax")
 
 StageName = Literal["autoencoder", "denoiser", "all"]
 
@@ -128,19 +133,31 @@ class Run:
             model.save(self.workdir / "model")
         barrier("model saved")
 
-    def _fit(self, stage: Stage, purpose: int) -> Params:
-        return fit(stage, self.workdir, self.config.parallel, key_for(self.config, purpose))[0]
+    def _fit(self, build: Callable[[Parts], Stage], purpose: int) -> tuple[Stage, Params]:
+        """The trained stage and its parameters; going back, at a lower rate, as often as its settings allow."""
+        while True:
+            stage = build(self.parts._replace(config=slowed(self.config, self.workdir)))
+            try:
+                return stage, fit(stage, self.workdir, self.config.parallel, key_for(self.config, purpose))[0]
+            except Diverged as error:
+                training = stage.training
+                if retreats(self.workdir).get(training.label, 0) >= training.retreats:
+                    raise
+                log.warning("%s; going back, at a learning rate of %g", error, training.learning_rate / 2)
+                if main_process():
+                    note_retreat(self.workdir, training.label)
+                barrier("gone back")
 
     def _autoencoder(self) -> Params:
         """The autoencoder's parameters, trained or as they were given."""
         if self.config.stage(AutoencoderTraining) is None:
             return self.parts.base.autoencoder_params
-        return self._fit(autoencoder_stage(self.parts, self.perceptual), AUTOENCODER)["autoencoder"]
+        return self._fit(lambda parts: autoencoder_stage(parts, self.perceptual), AUTOENCODER)[1]["autoencoder"]
 
     def _denoiser(self, model: LatentDiffusion, latents: Latents) -> None:
         """Trains the denoiser, and writes the model, or the adapters alone."""
-        stage = denoiser_stage(self.parts, model, latents, self.workdir)
-        params = self._fit(stage, DENOISER)
+        stage, params = self._fit(lambda parts: denoiser_stage(parts, model, latents, self.workdir), DENOISER)
+        assert isinstance(stage, DenoiserStage)
         if isinstance(stage, AdapterStage):
             if main_process():
                 stage.save(jax.tree.map(np.asarray, params), self.workdir / "adapter")

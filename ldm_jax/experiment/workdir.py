@@ -26,11 +26,15 @@ CHANGEABLE_TRAINING = (
     "learning_rate",
     "clip",
     "patience",
+    "retreats",
     "log_every",
     "sample_every",
     "checkpoint_every",
 )
 """Likewise, of a stage."""
+
+
+RETREATS = "retreats.json"
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -83,6 +87,26 @@ def prepare(workdir: Path, config: Config) -> Config | None:
         with Lock(workdir), whole(path) as temporary:
             temporary.write_text(config.to_json())
     return old
+
+
+def slowed(config: Config, workdir: Path) -> Config:
+    """The config with the learning rates that the run goes on with: halved each time that it went back."""
+    found = retreats(workdir)
+    rates = {s.label: {"learning_rate": s.learning_rate * 0.5 ** found.get(s.label, 0)} for s in config.stages}
+    return config.with_stages(**rates)
+
+
+def retreats(workdir: Path) -> dict[str, int]:
+    """How often each stage went back to an earlier checkpoint; a run without the file never did."""
+    path = workdir / RETREATS
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def note_retreat(workdir: Path, stage: str) -> None:
+    """Counts that a stage goes back, so that the run is the same when it is resumed."""
+    found = retreats(workdir)
+    with whole(workdir / RETREATS) as temporary:
+        temporary.write_text(json.dumps(found | {stage: found.get(stage, 0) + 1}) + "\n")
 
 
 def seams(old: Config | None, new: Config, done: Callable[[str], int | None]) -> list[str]:

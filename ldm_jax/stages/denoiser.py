@@ -16,6 +16,7 @@ from jaxtyping import Array
 from ldm_jax import seeds
 from ldm_jax.cache import ConditionCache, Latents, encode_moments, mean_and_logvar, place_of
 from ldm_jax.cache.conditions import read_condition
+from ldm_jax.cache.place import Place
 from ldm_jax.conditions import Condition, LabelCondition, TextCondition
 from ldm_jax.images import is_picture
 from ldm_jax.models import stack_blocks, unstack_blocks
@@ -120,8 +121,14 @@ class DenoiserStage:
     def batches(self, start: int, stop: int) -> Iterator[tuple[int, Batch]]:
         return ahead((k, self._batch(k)) for k in range(start, stop))
 
+    def examples(self, k: int) -> np.ndarray:
+        return self._place(k).examples
+
+    def _place(self, k: int) -> Place:
+        return place_of(len(self.latents), self.batch_size, step=k, **dataclasses.asdict(self.shuffle))
+
     def _batch(self, k: int) -> Batch:
-        place = place_of(len(self.latents), self.batch_size, step=k, **dataclasses.asdict(self.shuffle))
+        place = self._place(k)
         conditions = {name: told.batch(place) for name, told in self.told.items()}
         return {**self.latents.batch(place), "conditions": conditions}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.record_writer import masked_crc32c
 from tensorboardX.summary import scalar
 from tqdm import tqdm
