@@ -182,16 +182,17 @@ class Fitting:
             self._diverged(step, skipped, means, rate)
         if saving or looking:
             state = self.strategy.joined(state)
+        # Before the checkpoint: a run that is killed after it goes on from it, and would never write this line.
+        if means is not None:
+            self.record.write(step, means, rate)
         if saving and not skipped and not self.checkpoints.save(step, state):
-            self._diverged(step, 1, means, rate)
+            self._diverged(step, 1, None, rate)
         if stopping and not last:
-            if means is not None:
-                self.record.write(step, means, rate)
             by = stop.received or "to another process"
             raise Stopped(f"{self.name}: stopped at step {step} of {training.steps} by signal {by}, saved")
-        if means is not None:
-            seen = self._look(step, state, means, rate) if looking else {}
-            self.record.write(step, {**means, **seen}, rate)
+        if looking:
+            self.record.add(self._look(step, state))
+        self.record.restart(step)
         return state
 
     def _collect(self, step: int) -> int:
@@ -220,10 +221,11 @@ class Fitting:
         count = sum(int(v["skipped"] > 0) for v in values)
         return {**means, "skipped_steps": count} if count else means
 
-    def _look(self, step: int, state: TrainState, means: dict[str, float], rate: float) -> dict[str, float]:
+    def _look(self, step: int, state: TrainState) -> dict[str, float]:
         seen = self.stage.evaluate(step, self.strategy.local(state.ema))
         if not all(math.isfinite(value) for value in seen.numbers.values()):
-            self._diverged(step, 0, {**means, **seen.numbers}, rate)
+            self.record.add(seen.numbers)
+            self._diverged(step, 0, None, 0.0)
         _draw(self.workdir, self.name, step, seen)
         return dict(seen.numbers)
 
