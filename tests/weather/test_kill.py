@@ -14,6 +14,7 @@ import pytest
 from tests.weather.runs import finish, half_written, images, start, weights
 
 KILLS = int(os.environ.get("LDM_JAX_KILLS", "20"))
+ROOMS = ("autoencoder", "latents", "conditions", "denoiser", "model")
 pytestmark = pytest.mark.slow
 
 
@@ -63,15 +64,16 @@ def test_at_random_moments(alone, tmp_path):
 
 
 def moments(operations):
-    """Which operations to die before: the first of every kind of file, then others, by a seed."""
+    """Which operations to die before: in each room one that gives a file its name, then others of all kinds."""
     rng = random.Random(1)
     kinds = {}
     for number, operation in enumerate(operations, 1):
         event, _, path = operation.partition(" ")
         room = next((part for part in path.split("/") if part), "")
         kinds.setdefault((event, room, "tmp" in path), []).append(number)
-    chosen = [rng.choice(numbers) for numbers in kinds.values()]
-    return sorted(rng.sample(chosen, min(KILLS, len(chosen))))
+    chosen = [rng.choice(kinds.pop(("os.rename", room, True))) for room in ROOMS]
+    others = [rng.choice(numbers) for numbers in kinds.values()]
+    return sorted(chosen + rng.sample(others, min(max(KILLS - len(chosen), 0), len(others))))
 
 
 def test_before_file_operations(alone, tmp_path):
@@ -83,4 +85,4 @@ def test_before_file_operations(alone, tmp_path):
         assert code in (-signal.SIGKILL, 0), err
         check(workdir, data, expected)
     died = (tmp_path / "log").read_text()
-    assert all(f"/{room}/" in died for room in ("latents", "model", "autoencoder", "denoiser", "conditions")), died
+    assert all(f"os.rename /{room}/" in died for room in ROOMS), died
