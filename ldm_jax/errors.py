@@ -1,5 +1,8 @@
 """The errors that a command turns into one line and an exit code of its own."""
 
+SAVED = "saved: "
+"""What a note begins with that tells, beside an error of the machine's, what is whole on disk (`error.add_note`)."""
+
 
 class InputError(ValueError):
     """Something that a user typed or a file that a user named is wrong.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +16,7 @@ from jaxtyping import UInt8
 
 from ldm_jax import images
 from ldm_jax.data.layout import EXTENSIONS
-from ldm_jax.errors import InputError
+from ldm_jax.errors import SAVED, InputError
 from ldm_jax.files import check_file, check_folder, check_room, whole
 
 METADATA = "metadata.jsonl"
@@ -38,6 +40,8 @@ class SampleMetadata(NamedTuple):
     """[num]: prompts, or the names of the classes; None where there are neither."""
     settings: Mapping[str, Any]
     """What all of them were drawn with, as `sample.py --again` reads it."""
+    class_names: Sequence[str] = ()
+    """Of all classes that `labels` count, drawn or not."""
 
     def of(self, i: int) -> dict[str, Any]:
         """What image `first + i` alone is drawn with."""
@@ -93,9 +97,10 @@ def write_output(
 ) -> Path:
     """Writes images as they are drawn, and returns the path.
 
-    .png: one grid, `columns` to a row. .npz: arr_0 uint8 [n h w c]; with classes label [n], with texts captions [n]. A
-    folder: 000000.png and on, and metadata.jsonl with file_name, label and text of each, so that the folder is a data
-    source; what is there when drawing is interrupted is complete in itself. PNGs tell how they were drawn.
+    .png: one grid, `columns` to a row. .npz: arr_0 uint8 [n h w c]; with classes label [n] and class_names [k], with
+    texts captions [n]. A folder: 000000.png and on, and metadata.jsonl with file_name, label and text of each, so that
+    the folder is a data source; what is there when drawing is interrupted is complete in itself. PNGs tell how they
+    were drawn.
 
     Raises:
       KeyboardInterrupt: drawing was interrupted; for a folder it says how many pictures are there.
@@ -114,6 +119,7 @@ def _write_archive(path: Path, batches: Iterable[UInt8[np.ndarray, "b h w c"]], 
     others: dict[str, np.ndarray] = {"parameters": np.asarray(json.dumps(metadata.settings))}
     if metadata.labels is not None:
         others["label"] = np.asarray(metadata.labels, np.int32)
+        others |= {"class_names": np.asarray(metadata.class_names)} if metadata.class_names else {}
     if metadata.texts is not None:
         others["captions"] = np.asarray(metadata.texts)
     with whole(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
@@ -138,13 +144,28 @@ def _write_folder(path: Path, batches: Iterable[UInt8[np.ndarray, "b h w c"]], m
             for image in batch:
                 name = f"{metadata.first + done:06d}.png"
                 images.write_png(path / name, image, settings=metadata.of(done))
-                with (path / METADATA).open("a") as file:
-                    file.write(json.dumps(metadata.row(done, name)) + "\n")
+                _append(path / METADATA, json.dumps(metadata.row(done, name)) + "\n")
                 done += 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, OSError) as error:
         # The one that was being written; what is there is in metadata.jsonl.
         (path / f"{metadata.first + done:06d}.png").unlink(missing_ok=True)
-        raise KeyboardInterrupt(f"{done} of {metadata.num} pictures are in {path}" if done else "") from None
+        told = f"{done} of {metadata.num} pictures are in {path}" if done else ""
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(told) from None
+        error.add_note(f"{SAVED}{told}" if told else f"{SAVED}nothing")
+        raise
+
+
+def _append(path: Path, line: str) -> None:
+    """Adds a whole line, or none where the disk has no room for it."""
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            if file.write(line.encode()) < len(line.encode()):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except OSError:
+            file.truncate(before)
+            raise
 
 
 def _older(folder: Path) -> tuple[list[Path], list[Path]]:

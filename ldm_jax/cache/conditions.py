@@ -22,6 +22,7 @@ from ldm_jax.cache.manifest import Unusable, read_manifest, version
 from ldm_jax.cache.place import Place
 from ldm_jax.conditions import Condition, stack
 from ldm_jax.data import Loader
+from ldm_jax.files import mapped_array
 from ldm_jax.pretrained.writing import write_json
 from ldm_jax.processes import barrier
 
@@ -172,13 +173,11 @@ def _write(
             value = np.asarray(value)
             if name not in files:
                 path, shape = folder / f"{name}.npy.tmp", (total, *value.shape[1:])
-                files[name] = np.lib.format.open_memmap(path, mode="w+", dtype=value.dtype, shape=shape)
+                files[name] = mapped_array(path, value.dtype, shape)
             files[name][done : done + len(value)] = value
         done += len(next(iter(block.values())))
     for name, value in (("rows", rows), ("counts", counts)):
-        files[name] = np.lib.format.open_memmap(
-            folder / f"{name}.npy.tmp", mode="w+", dtype=value.dtype, shape=value.shape
-        )
+        files[name] = mapped_array(folder / f"{name}.npy.tmp", value.dtype, value.shape)
         files[name][:] = value
     arrays = {name: {"dtype": str(f.dtype), "shape": list(f.shape)} for name, f in files.items()}
     for name, file in files.items():

@@ -35,6 +35,7 @@ from ldm_jax.cache.manifest import Unusable, manifest_digest, read_manifest, ver
 from ldm_jax.cache.place import Place
 from ldm_jax.data import Loader, Subset, evenly
 from ldm_jax.errors import Diverged
+from ldm_jax.files import mapped_array
 from ldm_jax.mesh import AXIS, device_mesh
 from ldm_jax.models import apply
 from ldm_jax.pretrained.writing import write_json
@@ -292,7 +293,7 @@ def encode_share(
     leaves = jax.tree.leaves(_encoded(module, params, loader))
     shape = (stop - start, 1 + loader.flip, *leaves[0].shape[1:-1], sum(leaf.shape[-1] for leaf in leaves))
     temporary = folder / f"{names[process]}.tmp"
-    out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.dtype(dtype), shape=shape)
+    out = mapped_array(temporary, np.dtype(dtype), shape)
     quiet = process > 0 or not sys.stderr.isatty()
     with tqdm(total=stop - start, desc="latents", unit="image", disable=quiet, dynamic_ncols=True) as bar:
         for begin, images, valid in mine.in_order(batch_size):

@@ -14,7 +14,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from ldm_jax.cli.command import CLOSED_PIPE, DONE, WRONG_INPUT, guarded
+from ldm_jax.cli.command import CLOSED_PIPE, DONE, WRONG_INPUT, guarded, without_echoes
 
 COMMANDS: dict[str, str] = {
     "train": "an experiment, from its config to the saved model",
@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "classify": "the class of images, by the denoiser's own errors",
     "augment": "a labelled set of drawn images, as many of each class",
     "convert": "published weights into our folders or back",
+    "batch": "the examples that a training step saw, as a picture",
     "inspect": "what a model, a run or a file of weights holds",
 }
 """Every command and what it is for."""
@@ -37,6 +38,8 @@ def run(command: str, args: Sequence[str]) -> int:
     # Before `guarded`, which hushes repeated warnings in the handlers that are there.
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("ldm_jax").setLevel(logging.INFO)
+    if not debug:
+        without_echoes()
     closed = DONE if {"-h", "--help"} & set(args) else CLOSED_PIPE
     return guarded(command, lambda: _run(command, [arg for arg in args if arg != "--debug"]), debug, closed)
 

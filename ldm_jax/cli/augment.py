@@ -48,6 +48,6 @@ def augment(args: Sequence[str]) -> int:
     )
     names = [model.class_names[label] for label in drawn.labels]
     settings = {"command": "augment", "model": str(options.model), "keep": options.keep, "seed": options.seed}
-    metadata = SampleMetadata(count, 0, drawn.labels.tolist(), names, settings)
+    metadata = SampleMetadata(count, 0, drawn.labels.tolist(), names, settings, model.class_names)
     print(write_output(options.out, iter([drawn.images]), metadata, max(model.num_classes, 1)))
     return 0

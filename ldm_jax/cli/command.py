@@ -18,14 +18,17 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
-from ldm_jax.errors import Diverged, InputError, Stopped
+from ldm_jax.errors import SAVED, Diverged, InputError, Stopped
 
 DONE, FAILED, WRONG_INPUT, STOPPED, DIVERGED, INTERRUPTED, CLOSED_PIPE = 0, 1, 2, 3, 4, 130, 141
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 MACHINE = (*NO_SPACE, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE)
 """Errors of files and disks that are no bug: one line says enough."""
+ECHOES = ("absl", "asyncio", "concurrent.futures")
+"""Loggers that show, with its traceback, each of the many failures in the background that end in one that is raised."""
 PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow", "orbax": "orbax-checkpoint"}
 """What pip calls a package that is imported by another name."""
 
@@ -72,11 +75,12 @@ def outcome(error: BaseException) -> tuple[int, str | None]:
         return DIVERGED, f"error: {told}"
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, f"interrupted; {told}" if told else "interrupted"
-    for cause in _causes(error):
-        line = _lack(cause)
-        if line is not None:
-            return FAILED, f"error: {line}"
-    return FAILED, None
+    causes = list(_causes(error))
+    lines = [line for cause in causes if (line := _lack(cause)) is not None]
+    if not lines:
+        return FAILED, None
+    saved = [note for cause in causes for note in getattr(cause, "__notes__", ()) if note.startswith(SAVED)]
+    return FAILED, "; ".join([f"error: {lines[0]}", *saved[:1]])
 
 
 def _lack(error: BaseException) -> str | None:
@@ -106,6 +110,23 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         if isinstance(error, BaseExceptionGroup):
             yield from error.exceptions
         error = error.__cause__ or error.__context__
+
+
+def without_echoes() -> None:
+    """From now on the loggers that repeat what is raised anyway say no more than warnings."""
+    for name in ECHOES:
+        logging.getLogger(name).addFilter(_no_error)
+    sys.excepthook = _no_loop
+
+
+def _no_error(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.ERROR
+
+
+def _no_loop(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+    """TensorStore shows each write that ends after the save it belonged to had failed."""
+    if str(error) != "Event loop is closed":
+        sys.__excepthook__(kind, error, traceback)
 
 
 def _quiet() -> None:

@@ -76,7 +76,8 @@ def sample(args: Sequence[str]) -> int:
     numbers = range(options.first, options.first + num)
     drawn = None if labels is None else [labels[i % len(labels)] for i in numbers]
     texts = [prompts[i % len(prompts)] for i in numbers] if prompts else class_texts(drawn, model.class_names)
-    metadata = SampleMetadata(num, options.first, drawn, texts, settings_of(options, model, labels, prompts, num))
+    settings = settings_of(options, model, labels, prompts, num)
+    metadata = SampleMetadata(num, options.first, drawn, texts, settings, model.class_names)
     count = -(-num // min(options.batch_size, num))
     print(write_output(options.out, track(batches, "drawing", count, "batch"), metadata, columns))
     return 0

@@ -6,7 +6,7 @@ from typing import Any
 
 import grain
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32, Int, Int32
 
 from ldm_jax.data.cores import available_cores
 from ldm_jax.data.order import choices, order
@@ -187,6 +187,10 @@ class Loader:
             return start, as_float(self._gather(examples)[0]), min(batch_size, n - start)
 
         yield from self._ahead(batch, range(0, n, batch_size))
+
+    def examples(self, step: int) -> Int[np.ndarray, " b"]:
+        """Which examples of the source batch `step` holds; nothing is decoded."""
+        return self._order(step)[0]
 
     def _order(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """This process's examples of batch `step`, and which of them the coin would flip."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +13,7 @@ import numpy as np
 
 from ldm_jax.cache import Latents
 from ldm_jax.config import Config
-from ldm_jax.errors import InputError
+from ldm_jax.errors import SAVED, Diverged, InputError
 from ldm_jax.experiment.building import (
     AUTOENCODER,
     DENOISER,
@@ -22,14 +24,17 @@ from ldm_jax.experiment.building import (
     latents_of,
 )
 from ldm_jax.experiment.parts import Parts, assemble, read_base
-from ldm_jax.experiment.workdir import Lock, keep_given, prepare, seams
+from ldm_jax.experiment.workdir import Lock, keep_given, note_retreat, prepare, retreats, seams, slowed
 from ldm_jax.pipeline import LatentDiffusion
 from ldm_jax.pipeline.layouts import DENOISER_FOLDERS
 from ldm_jax.pretrained.lpips import load_lpips
 from ldm_jax.processes import barrier, main_process
 from ldm_jax.stages import AutoencoderTraining, DenoiserTraining
+from ldm_jax.stages.denoiser import DenoiserStage
 from ldm_jax.training.loop import fit, picture_path
 from ldm_jax.training.stage import Params, Stage
+
+log = logging.getLogger("ldm_jax")
 
 StageName = Literal["autoencoder", "denoiser", "all"]
 
@@ -68,16 +73,30 @@ class Run:
         """Trains what is asked for and not done yet; returns the path of the last picture."""
         self._check_order(stage)
         with Lock(self.workdir):
-            params = self._autoencoder()
-            latents = latents_of(self.parts, params, self.workdir)
-            model = first_stage_model(self.parts, params, latents)
-            denoising = self.config.stage(DenoiserTraining)
-            if stage == "autoencoder" or denoising is None:
-                if not any((self.workdir / "model" / folder).exists() for folder in DENOISER_FOLDERS.values()):
-                    self._save(model)
-                return self._picture(AutoencoderTraining)
-            self._denoiser(model, latents)
-            return self._picture(DenoiserTraining)
+            try:
+                return self._train(stage)
+            except Exception as error:
+                error.add_note(f"{SAVED}{self._saved()}")
+                raise
+
+    def _train(self, stage: StageName) -> Path:
+        params = self._autoencoder()
+        latents = latents_of(self.parts, params, self.workdir)
+        model = first_stage_model(self.parts, params, latents)
+        denoising = self.config.stage(DenoiserTraining)
+        if stage == "autoencoder" or denoising is None:
+            if not any((self.workdir / "model" / folder).exists() for folder in DENOISER_FOLDERS.values()):
+                self._save(model)
+            return self._picture(AutoencoderTraining)
+        self._denoiser(model, latents)
+        return self._picture(DenoiserTraining)
+
+    def _saved(self) -> str:
+        """What an interrupted run would go on from."""
+        for name in ("denoiser", "autoencoder"):
+            if step := self._done(name):
+                return f"step {step} of the {name}; the same command goes on from there"
+        return "nothing yet; the same command begins anew"
 
     def _check_order(self, stage: StageName) -> None:
         """InputError where a stage would be trained on what is not there, or on what is about to change."""
@@ -113,19 +132,31 @@ class Run:
             model.save(self.workdir / "model")
         barrier("model saved")
 
-    def _fit(self, stage: Stage, purpose: int) -> Params:
-        return fit(stage, self.workdir, self.config.parallel, key_for(self.config, purpose))[0]
+    def _fit(self, build: Callable[[Parts], Stage], purpose: int) -> tuple[Stage, Params]:
+        """The trained stage and its parameters; going back, at a lower rate, as often as its settings allow."""
+        while True:
+            stage = build(self.parts._replace(config=slowed(self.config, self.workdir)))
+            try:
+                return stage, fit(stage, self.workdir, self.config.parallel, key_for(self.config, purpose))[0]
+            except Diverged as error:
+                training = stage.training
+                if retreats(self.workdir).get(training.label, 0) >= training.retreats:
+                    raise
+                log.warning("%s; going back, at a learning rate of %g", error, training.learning_rate / 2)
+                if main_process():
+                    note_retreat(self.workdir, training.label)
+                barrier("gone back")
 
     def _autoencoder(self) -> Params:
         """The autoencoder's parameters, trained or as they were given."""
         if self.config.stage(AutoencoderTraining) is None:
             return self.parts.base.autoencoder_params
-        return self._fit(autoencoder_stage(self.parts, self.perceptual), AUTOENCODER)["autoencoder"]
+        return self._fit(lambda parts: autoencoder_stage(parts, self.perceptual), AUTOENCODER)[1]["autoencoder"]
 
     def _denoiser(self, model: LatentDiffusion, latents: Latents) -> None:
         """Trains the denoiser, and writes the model, or the adapters or the word alone."""
-        stage = denoiser_stage(self.parts, model, latents, self.workdir)
-        params = self._fit(stage, DENOISER)
+        stage, params = self._fit(lambda parts: denoiser_stage(parts, model, latents, self.workdir), DENOISER)
+        assert isinstance(stage, DenoiserStage)
         if stage.room is not None:
             if main_process():
                 stage.save(jax.tree.map(np.asarray, params), self.workdir / stage.room)

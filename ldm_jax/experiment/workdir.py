@@ -26,11 +26,15 @@ CHANGEABLE_TRAINING = (
     "learning_rate",
     "clip",
     "patience",
+    "retreats",
     "log_every",
     "sample_every",
     "checkpoint_every",
 )
 """Likewise, of a stage."""
+
+
+RETREATS = "retreats.json"
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -79,9 +83,30 @@ def prepare(workdir: Path, config: Config) -> Config | None:
     if old is not None:
         check_same(old, config, workdir)
     if main_process():
-        with whole(path) as temporary:
+        # Of a run that another process trains not even the config is changed.
+        with Lock(workdir), whole(path) as temporary:
             temporary.write_text(config.to_json())
     return old
+
+
+def slowed(config: Config, workdir: Path) -> Config:
+    """The config with the learning rates that the run goes on with: halved each time that it went back."""
+    found = retreats(workdir)
+    rates = {s.label: {"learning_rate": s.learning_rate * 0.5 ** found.get(s.label, 0)} for s in config.stages}
+    return config.with_stages(**rates)
+
+
+def retreats(workdir: Path) -> dict[str, int]:
+    """How often each stage went back to an earlier checkpoint; a run without the file never did."""
+    path = workdir / RETREATS
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def note_retreat(workdir: Path, stage: str) -> None:
+    """Counts that a stage goes back, so that the run is the same when it is resumed."""
+    found = retreats(workdir)
+    with whole(workdir / RETREATS) as temporary:
+        temporary.write_text(json.dumps(found | {stage: found.get(stage, 0) + 1}) + "\n")
 
 
 def seams(old: Config | None, new: Config, done: Callable[[str], int | None]) -> list[str]:
@@ -121,6 +146,10 @@ class Lock:
             holder = self._file.read().strip() or "another process"
             self._file.close()
             raise InputError(f"workdir: {self._path.parent} is being trained by {holder}; wait, or end it") from error
+        if not _is_at(self._file.fileno(), self._path):
+            # Whoever held it took the file away after it was opened here: another process could lock a new one.
+            self._file.close()
+            return self.__enter__()
         self._file.truncate(0)
         self._file.write(f"{socket.gethostname()}, process {os.getpid()}")
         self._file.flush()
@@ -130,6 +159,13 @@ class Lock:
         if self._file is not None:
             self._path.unlink(missing_ok=True)
             self._file.close()
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def place_of_given(path: str, workdir: Path, part: str) -> Path:

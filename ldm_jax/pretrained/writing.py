@@ -35,7 +35,8 @@ def write_safetensors(
         file.write(len(data).to_bytes(8, "little"))
         file.write(data)
         for _, make in track(tensors.values(), "writing", len(tensors), "array"):
-            np.ascontiguousarray(make()).reshape(-1).view(np.uint8).tofile(file)
+            # Not `tofile`, whose error does not tell that the disk is full.
+            file.write(np.ascontiguousarray(make()).reshape(-1).view(np.uint8).data)
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:

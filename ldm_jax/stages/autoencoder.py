@@ -84,6 +84,9 @@ class AutoencoderStage:
         for k, batch in self.loader.iterate(start, stop):
             yield k, {"image": batch["image"], "index": batch["index"]}
 
+    def examples(self, k: int) -> np.ndarray:
+        return self.loader.examples(k)
+
     @functools.cached_property
     def _shown(self) -> np.ndarray:
         return self.judged.images()

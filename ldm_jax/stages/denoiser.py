@@ -17,6 +17,7 @@ from jaxtyping import Array
 from ldm_jax import seeds
 from ldm_jax.cache import ConditionCache, Latents, encode_moments, mean_and_logvar, place_of
 from ldm_jax.cache.conditions import read_condition
+from ldm_jax.cache.place import Place
 from ldm_jax.conditions import Condition, LabelCondition, TextCondition
 from ldm_jax.images import is_picture
 from ldm_jax.models import stack_blocks, unstack_blocks
@@ -126,12 +127,22 @@ class DenoiserStage:
     def batches(self, start: int, stop: int) -> Iterator[tuple[int, Batch]]:
         return ahead((k, self._batch(k)) for k in range(start, stop))
 
+    def examples(self, k: int) -> np.ndarray:
+        return self._place(k).examples
+
+    def _place(self, k: int) -> Place:
+        """Where the data's rows of a batch are; beside a prior all processes' rows are counted."""
+        n, where = len(self.own.latents), dataclasses.asdict(self.shuffle)
+        if self.training.prior is not None:
+            return place_of(n, self.batch_size - self.training.prior.rows(self.batch_size), self.shuffle.seed, k)
+        return place_of(n, self.batch_size, step=k, **where)
+
     def _batch(self, k: int) -> Batch:
         settings, shuffle = self.training.prior, self.shuffle
         if self.prior is not None and settings is not None:
             where = shuffle.process_index, shuffle.process_count
             return mixed_batch(self.own, self.prior, settings, self.batch_size, k, *where)
-        return self.own.batch(place_of(len(self.own.latents), self.batch_size, step=k, **dataclasses.asdict(shuffle)))
+        return self.own.batch(self._place(k))
 
     @functools.cached_property
     def _judged(self) -> tuple[Batch, Array]:

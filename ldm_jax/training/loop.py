@@ -28,6 +28,10 @@ SHOWN = 64
 """Pixels of a picture's side below which it is enlarged, so that a person can see it."""
 
 
+NAMED = 3
+"""Skipped steps between two lines of metrics.jsonl whose examples are named."""
+
+
 class StopSignal:
     """Notes SIGTERM and SIGINT instead of dying of them; a second one has its usual effect."""
 
@@ -172,27 +176,39 @@ class Fitting:
         saving = last or step % training.checkpoint_every == 0 or stopping
         if not (saving or logging_now):
             return state
-        skipped = self._collect()
+        skipped = self._collect(step)
         means, rate = (self._means(step), self.record.images_per_second(step)) if logging_now else (None, 0.0)
         if skipped >= training.patience or (skipped and (last or stopping)):
             self._diverged(step, skipped, means, rate)
         if saving or looking:
             state = self.strategy.joined(state)
+        # Before the checkpoint: a run that is killed after it goes on from it, and would never write this line.
+        if means is not None:
+            self.record.write(step, means, rate)
         if saving and not skipped and not self.checkpoints.save(step, state):
-            self._diverged(step, 1, means, rate)
+            self._diverged(step, 1, None, rate)
         if stopping and not last:
-            if means is not None:
-                self.record.write(step, means, rate)
             by = stop.received or "to another process"
             raise Stopped(f"{self.name}: stopped at step {step} of {training.steps} by signal {by}, saved")
-        if means is not None:
-            seen = self._look(step, state, means, rate) if looking else {}
-            self.record.write(step, {**means, **seen}, rate)
+        if looking:
+            self.record.add(self._look(step, state))
+        self.record.restart(step)
         return state
 
-    def _collect(self) -> int:
-        """Fetches what is pending; the number of steps in a row, up to the last, that were skipped."""
-        self._values += jax.device_get(self._pending)
+    def _collect(self, step: int) -> int:
+        """Fetches what is pending up to `step`; the number of steps in a row, up to the last, that were skipped."""
+        values = jax.device_get(self._pending)
+        bad = [step - len(values) + i for i, v in enumerate(values, 1) if v["skipped"]]
+        for number in bad[:NAMED]:
+            examples = ", ".join(map(str, self.stage.examples(number - 1).tolist()))
+            log.warning(
+                "%s: step %d is skipped, its loss or gradient is not finite; examples %s", self.name, number, examples
+            )
+        if bad:
+            shown = f"ldm-jax batch {self.workdir} --stage {self.name} --step {bad[0]} --out x.png"
+            more = f"{len(bad) - NAMED} more steps are skipped; " if len(bad) > NAMED else ""
+            log.warning("%s%s shows them", more, shown)
+        self._values += values
         self._pending = []
         return int(self._values[-1]["skipped"])
 
@@ -202,13 +218,14 @@ class Fitting:
         good = [v for v in values if v["skipped"] == 0] or values
         means = {name: float(np.mean([v[name] for v in good])) for name in values[0] if name != "skipped"}
         means["learning_rate"] = float(np.asarray(self._rate(step - 1)))
-        count = sum(v["skipped"] > 0 for v in values)
+        count = sum(int(v["skipped"] > 0) for v in values)
         return {**means, "skipped_steps": count} if count else means
 
-    def _look(self, step: int, state: TrainState, means: dict[str, float], rate: float) -> dict[str, float]:
+    def _look(self, step: int, state: TrainState) -> dict[str, float]:
         seen = self.stage.evaluate(step, self.strategy.local(state.ema))
         if not all(math.isfinite(value) for value in seen.numbers.values()):
-            self._diverged(step, 0, {**means, **seen.numbers}, rate)
+            self.record.add(seen.numbers)
+            self._diverged(step, 0, None, 0.0)
         _draw(self.workdir, self.name, step, seen)
         return dict(seen.numbers)
 

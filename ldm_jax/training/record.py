@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import math
+import os
+import socket
+import struct
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.record_writer import masked_crc32c
+from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from ldm_jax.files import whole
@@ -34,6 +42,47 @@ def keep_until(path: Path, stage: str, step: int) -> None:
         temporary.write_text("".join(kept))
 
 
+def _at_end(path: Path) -> io.FileIO:
+    """A file that is written at any place, unbuffered, from its end on."""
+    path.touch()
+    file = path.open("r+b", buffering=0)
+    file.seek(0, os.SEEK_END)
+    return file
+
+
+class Board:
+    """Scalars for TensorBoard, on disk when `write` returns.
+
+    SummaryWriter has a thread that writes them. On a full disk it dies, and what feeds it then waits for ever.
+    """
+
+    def __init__(self, folder: Path, start: int):
+        """start: steps done; what an earlier file says of later ones doesn't count."""
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+        self._file = (folder / name).open("ab")
+        for event in (Event(file_version="brain.Event:2"), Event(session_log=SessionLog(status=SessionLog.START))):
+            event.step = start
+            self._write(event)
+
+    def write(self, values: dict[str, Any], step: int) -> None:
+        """One step's values by name."""
+        for name, value in values.items():
+            self._write(Event(step=step, summary=scalar(name, value)))
+        self._file.flush()
+
+    def _write(self, event: Any) -> None:
+        """One record of TFRecord's format: length, its checksum, data, their checksum."""
+        event.wall_time = time.time()
+        data = event.SerializeToString()
+        length = struct.pack("<Q", len(data))
+        for part in (length, data):
+            self._file.write(part + struct.pack("<I", masked_crc32c(part)))
+
+    def close(self) -> None:
+        self._file.close()
+
+
 class Record:
     """One stage's record. On a terminal it shows a bar, elsewhere a line every ten seconds."""
 
@@ -44,8 +93,9 @@ class Record:
         self._main = main_process()
         if self._main:
             keep_until(workdir / "metrics.jsonl", stage, start)
-        self._file = (workdir / "metrics.jsonl").open("a") if self._main else None
-        self._board = SummaryWriter(str(workdir / "tensorboard" / stage), purge_step=start) if self._main else None
+        self._file = _at_end(workdir / "metrics.jsonl") if self._main else None
+        self._last: tuple[int, int, dict[str, Any]] = (0, 0, {})
+        self._board = Board(workdir / "tensorboard" / stage, start) if self._main else None
         terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=stop,
@@ -70,9 +120,8 @@ class Record:
         return (step - self._since_step) * self.batch_size / elapsed
 
     def write(self, step: int, values: dict[str, Any], rate: float) -> None:
-        """One line of metrics; rate: images/s. The clock of the next rate starts now."""
+        """One line of metrics; rate: images/s."""
         now = time.monotonic()
-        self._since, self._since_step = now, step
         if not self._main:
             return
         values = {**values, "images_per_second": rate}
@@ -82,12 +131,9 @@ class Record:
             peak = peak_flops(jax.devices()[0].device_kind)
             values |= {"flops_utilization": per_second / peak} if peak else {}
         assert self._file is not None and self._board is not None
-        # JSON has no NaN.
-        shown = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._file.write(json.dumps({"stage": self.stage, "step": step, **shown}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(f"{self.stage}/{name}", value, step)
+        self._last = (self._file.tell(), step, values)
+        self._line(step, values)
+        self._board.write({f"{self.stage}/{name}": value for name, value in values.items()}, step)
         shown = {"loss": f"{values['loss']:.4f}", "img/s": f"{rate:.0f}"}
         self._bar.set_postfix(shown)
         if self._plain and (now - self._last_line > 10.0 or step == self._stop):
@@ -95,6 +141,30 @@ class Record:
             left = (self._stop - step) * self.batch_size / max(rate, 1e-9)
             text = ", ".join(f"{k} {v}" for k, v in shown.items())
             print(f"{self.stage} {step}/{self._stop}: {text}, {left:.0f} s left", flush=True)
+
+    def add(self, values: Mapping[str, Any]) -> None:
+        """What was found later about the step of the last line: the line is written over by a longer one."""
+        if not self._main or not values:
+            return
+        assert self._file is not None and self._board is not None
+        place, step, before = self._last
+        self._file.seek(place)
+        self._line(step, {**before, **values})
+        self._board.write({f"{self.stage}/{name}": value for name, value in values.items()}, step)
+
+    def restart(self, step: int) -> None:
+        """The clock of the next rate starts now: what came between two steps is not training."""
+        if step == self._last[1] or not self._main:
+            self._since, self._since_step = time.monotonic(), step
+
+    def _line(self, step: int, values: Mapping[str, Any]) -> None:
+        assert self._file is not None
+        # JSON has no NaN.
+        shown = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        # In one piece, so that a kill leaves the line or none.
+        line = (json.dumps({"stage": self.stage, "step": step, **shown}) + "\n").encode()
+        if self._file.write(line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
 
     def close(self) -> None:
         self._bar.close()

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, runt
 
 import numpy as np
 import optax
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from ldm_jax.errors import InputError
 from ldm_jax.training.decays import CosineDecay, Decay
@@ -73,6 +73,8 @@ class Training:
     """Micro-batches per step."""
     patience: int = 10
     """Steps in a row with a loss or gradient that is not finite, which are skipped, before the run stops."""
+    retreats: int = 0
+    """How often the run then goes back to the last good checkpoint, at half the learning rate, instead of stopping."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Type of the arithmetic in every network of the stage; none: as each network's own config says."""
     remat: bool | None = None
@@ -89,7 +91,7 @@ class Training:
     def __post_init__(self) -> None:
         where = f"stages.{self.label}"
         positive = ("steps", "accumulate", "patience", "log_every", "sample_every", "checkpoint_every")
-        at_least(where, self, **dict.fromkeys(positive, 1), warmup=0, learning_rate=0.0, clip=0.0)
+        at_least(where, self, **dict.fromkeys(positive, 1), retreats=0, warmup=0, learning_rate=0.0, clip=0.0)
         if not 0.0 <= self.ema < 1.0:
             raise InputError(f"{where}.ema: {self.ema} must be at least 0 and less than 1")
 
@@ -154,6 +156,10 @@ class Stage(Protocol):
 
     def batches(self, start: int, stop: int) -> Iterator[tuple[int, Any]]:
         """(k, batch k) for start <= k < stop, host arrays [b ...] with "index", the place in the global batch."""
+        ...
+
+    def examples(self, k: int) -> Int[np.ndarray, "b"]:
+        """Which examples of the training set this process's part of batch k holds."""
         ...
 
     def evaluate(self, step: int, params: Params) -> Evaluation:

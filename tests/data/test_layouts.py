@@ -86,3 +86,14 @@ def test_what_is_drawn_is_a_source(name, labels, texts, names, tmp_path, caplog)
             assert label == (-1 if labels is None else names.index(str(labels[k])))
     assert sorted(seen) == list(range(10))
     assert "not read" not in caplog.text
+
+
+def test_drawn_classes_keep_their_names(tmp_path):
+    """Of a model of ten classes two were drawn: the labels that are read back mean what they meant."""
+    names = tuple(f"class {i}" for i in range(10))
+    labels = [3, 7] * 10
+    drawn = SampleMetadata(20, 0, labels, [names[label] for label in labels], {}, names)
+    write_output(tmp_path / "x.npz", iter([np.zeros((20, 4, 4, 1), np.uint8)]), drawn, columns=5)
+    source = open_source(f"npz:{tmp_path / 'x.npz'}")
+    assert source.class_names == names
+    assert all(source[i].captions == (names[source[i].label],) for i in range(len(source)))

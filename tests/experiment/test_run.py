@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import json
 import logging
+import re
 import shutil
 import sys
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from ldm_jax.config import Pretrained
+from ldm_jax.data import order
 from ldm_jax.errors import Diverged, InputError
 from ldm_jax.experiment import Run
 from ldm_jax.experiment.workdir import flat, seams
@@ -187,6 +189,24 @@ def test_good_checkpoints_outlive_a_divergence(tiny_config, tmp_path):
         for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
     ]
     assert [line["step"] for line in lines][:4] == [1, 2, 3, 4]
+
+
+def test_it_goes_back_at_a_lower_rate_where_the_config_says_so(tiny_config, tmp_path, caplog):
+    """From step 4, twice, and stops the third time; the examples of skipped steps are named."""
+    good = tiny_config.with_stages(autoencoder={"steps": 4, "checkpoint_every": 2})
+    Run(good, tmp_path).train("autoencoder")
+    broken = {"steps": 24, "learning_rate": 1e30, "clip": 0.0, "checkpoint_every": 8, "log_every": 4, "patience": 2}
+    config = good.with_stages(autoencoder=broken | {"retreats": 2})
+    with pytest.raises(Diverged, match="the checkpoint of step 4 is kept"):
+        Run(config, tmp_path).train("autoencoder")
+    assert json.loads((tmp_path / "retreats.json").read_text()) == {"autoencoder": 2}
+    assert [rate in caplog.text for rate in ("rate of 5e+29", "rate of 2.5e+29", "rate of 1.25e+29")] == [1, 1, 0]
+    named = re.search(r"step 6 is skipped, its loss or gradient is not finite; examples (.*)", caplog.text)
+    assert [int(word) for word in named[1].split(", ")] == order(64, 16, 0, 5)[0].tolist()
+    # What the config allows decides, and the count outlives the process.
+    fine = {"learning_rate": 4e-3, "clip": 1.0, "steps": 6, "log_every": 1, "retreats": 2}
+    Run(config.with_stages(autoencoder=fine), tmp_path).train("autoencoder")
+    assert max(line["learning_rate"] for line in records(tmp_path) if line["step"] > 4) <= 1e-3
 
 
 def test_same_losses_on_one_and_on_eight_devices(tiny_config, tmp_path, monkeypatch):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import published
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from ldm_jax.errors import InputError
+from ldm_jax.models import Autoencoder, AutoencoderConfig
 from ldm_jax.pretrained.conversion import convert
+from ldm_jax.pretrained.parts import load_part, save_part
 
 
 def test_a_part(tmp_path):
@@ -82,3 +86,26 @@ def test_original_layout(tmp_path):
     src = published.write("dit", tmp_path / "dit")
     with pytest.raises(InputError, match="frequency shift"):
         convert(src, tmp_path / "x.safetensors", layout="original", echo=lambda text: None)
+
+
+KL_ARGUMENTS = {
+    *("in_channels", "out_channels", "down_block_types", "up_block_types", "block_out_channels", "layers_per_block"),
+    *("act_fn", "latent_channels", "norm_num_groups", "sample_size", "scaling_factor", "shift_factor"),
+    *("latents_mean", "latents_std", "force_upcast", "use_quant_conv", "use_post_quant_conv"),
+    "mid_block_add_attention",
+}
+"""Of diffusers' AutoencoderKL, by its documentation."""
+
+
+@pytest.mark.parametrize(("stem", "published"), [(1, True), (2, False)])
+def test_a_first_stage_is_written_with_diffusers_arguments(stem, published, tmp_path):
+    """As a run writes it, its latents' statistics included; diffusers refuses any other key that has no underscore."""
+    shape = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "groups": 4, "attention": False, "dtype": "bfloat16"}
+    module = Autoencoder(AutoencoderConfig(image_channels=1, stem=stem, **shape))
+    given = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]
+    params = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), given)
+    save_part(module, params, tmp_path, extra={"latents_mean": [0.0] * 4, "latents_std": [1.0] * 4})
+    record = json.loads((tmp_path / "config.json").read_text())
+    others = {key for key in record if not key.startswith("_")} - KL_ARGUMENTS
+    assert (record["_class_name"] == "AutoencoderKL") == published == (not others)
+    assert load_part(tmp_path)[0].config == module.config
