@@ -2,8 +2,8 @@
 
     python benchmarks/soak.py [--steps 2000] [--every 20] [--out soak.json]
 
-A denoiser of 8 px pictures is trained by train.py in a process of its own (Linux); the figures are medians of the second
-and of the last quarter of its time.
+A denoiser of 8 px pictures is trained by train.py in a process of its own (Linux); the figures are medians of the
+second and of the last quarter of its time.
 """
 
 import argparse
