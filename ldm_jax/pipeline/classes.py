@@ -106,7 +106,7 @@ class Classes:
         images: Any,
         key: Any = None,
         *,
-        time: float = 0.1,
+        time: float | int = 0.1,
         layer: str | None = None,
         batch_size: int = 100,
         **given: Any,

@@ -279,12 +279,18 @@ TOGETHER = {
 }
 
 
+SLOW = {"marks": pytest.mark.slow}
+"""Networks that take a minute to compile and are told the same as others here."""
+
+
 @pytest.mark.parametrize(
     ("names", "network"),
     [
-        ("label paired_image", "unet"),
         ("label paired_image", "mmdit"),
-        *(("edges layout text", network) for network in DENOISERS),
+        ("edges layout text", "dit"),
+        ("edges layout text", "mmdit"),
+        pytest.param("label paired_image", "unet", **SLOW),
+        pytest.param("edges layout text", "unet", **SLOW),
     ],
 )
 def test_several_together(names, network, tiny_config, tmp_path):

@@ -77,7 +77,8 @@ def tensors(folder):
     }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# SDXL takes as long as the two others together.
+@pytest.mark.parametrize("kind", ["sd15", pytest.param("sdxl", marks=pytest.mark.slow), "sd3"])
 def test_the_whole_denoiser(kind, folders, pictures, tmp_path, capsys):
     assert train(folders[kind], pictures, tmp_path) == 0, capsys.readouterr().err
     found = losses(tmp_path)

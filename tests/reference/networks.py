@@ -45,6 +45,7 @@ def models():
         AutoencoderKL,
         AutoencoderTiny,
         DiTTransformer2DModel,
+        LatentConsistencyModelPipeline,
         SD3Transformer2DModel,
         UNet2DConditionModel,
         UNet2DModel,
@@ -85,7 +86,7 @@ def models():
 
         return run
 
-    def denoiser(sizes=((8, 8), (12, 8)), batch=3, context=0, pooled=0, time_ids=0, labels=0, call=None):
+    def denoiser(sizes=((8, 8), (12, 8)), batch=3, context=0, pooled=0, time_ids=0, labels=0, guidance=0, call=None):
         def run(model):
             data = {}
             for i, (h, w) in enumerate(sizes):
@@ -97,6 +98,10 @@ def models():
                     inputs["encoder_hidden_states"] = data[f"{i}/context"] = noise(f"c{i}", (batch, 5 + i, context))
                 if labels:
                     inputs["class_labels"] = data[f"{i}/label"] = np.array([0, labels - 1, 3])[:batch]
+                if guidance:
+                    scales = data[f"{i}/guidance"] = np.array([1.0, 4.0, 8.5], np.float32)[:batch]
+                    embed = LatentConsistencyModelPipeline.get_guidance_scale_embedding
+                    inputs["timestep_cond"] = embed(None, tensor(scales - 1), embedding_dim=guidance).numpy()
                 added = {}
                 if pooled:
                     added["text_embeds"] = data[f"{i}/pooled"] = noise(f"p{i}", (batch, pooled))
@@ -212,6 +217,10 @@ def models():
             autoencoder(3, 4),
         ),
         "unet_sd1": (lambda: UNet2DConditionModel(attention_head_dim=2, **unet), denoiser(context=12)),
+        "unet_lcm": (
+            lambda: UNet2DConditionModel(attention_head_dim=2, time_cond_proj_dim=12, **unet),
+            denoiser(context=12, guidance=12),
+        ),
         "unet_sd2": (
             lambda: UNet2DConditionModel(
                 attention_head_dim=[2, 4], use_linear_projection=True, upcast_attention=True, **unet

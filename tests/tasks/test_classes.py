@@ -107,7 +107,7 @@ def test_features_of_a_block_for_a_probe(trained):
     whole = model.features(images)
     assert whole.shape == (5, model.denoiser.config.width) and whole.dtype == np.float32
     np.testing.assert_allclose(model.features(images, batch_size=2), whole, rtol=1e-4, atol=1e-5)
-    z = np.asarray(model.encode(images))
+    z = jax.numpy.asarray(model.encode(images))
     label = jax.numpy.full(1, model.num_classes, jax.numpy.int32)
     told = model.features(images, time=0.0, labels=["Bag"])
     none = model.features(images, time=0.0)
