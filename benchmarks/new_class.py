@@ -3,7 +3,8 @@
     python benchmarks/new_class.py data nine.npz tenth.npz
     python train.py configs/quickstart.py --data.source npz:nine.npz --workdir runs/nine
     ldm-jax augment runs/nine --per-class 100 --out drawn.npz
-    ldm-jax finetune runs/nine --data npz:tenth.npz --prior.source npz:drawn.npz --workdir runs/ten
+    ldm-jax finetune runs/nine --data npz:tenth.npz --prior.source npz:drawn.npz --prior.share 0.9 --prior.weight 9 \\
+        --steps 200 --data.batch-size 64 --stages.denoiser.learning-rate 5e-4 --workdir runs/ten
     python benchmarks/new_class.py judge runs/nine runs/ten [--num 1000] [--out new_class.json]
 
 Pictures that the first model drew itself keep the nine classes as they are (prior preservation). A scikit-learn MLP,
