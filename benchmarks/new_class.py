@@ -1,7 +1,8 @@
 """A tenth class taught to a model of nine: Fashion-MNIST's ankle boots from 200 images.
 
     python benchmarks/new_class.py data nine.npz tenth.npz
-    python train.py configs/quickstart.py --data.source npz:nine.npz --workdir runs/nine
+    python train.py configs/quickstart.py --data.source npz:nine.npz --workdir runs/nine \\
+        --autoencoder-from runs/quickstart --autoencoder-trains nothing
     ldm-jax augment runs/nine --per-class 100 --out drawn.npz
     ldm-jax finetune runs/nine --data npz:tenth.npz --prior.source npz:drawn.npz --prior.share 0.9 --prior.weight 9 \\
         --steps 200 --data.batch-size 64 --stages.denoiser.learning-rate 5e-4 --workdir runs/ten
