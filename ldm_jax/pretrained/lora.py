@@ -44,10 +44,15 @@ DOWN, UP = (".lora_A.weight", ".lora_down.weight"), (".lora_B.weight", ".lora_up
 def init_lora(
     module: nn.Module, rank: int, key: Array, targets: str = r".*(query|key|value|qkv|out)/kernel"
 ) -> Adapters:
-    """New adapters for every kernel whose path matches `targets`; `up` is zero, so nothing changes at first."""
+    """New adapters for every kernel whose path matches `targets`; `up` is zero, so nothing changes at first.
+
+    Patch embeddings, which LoRA files have no place for, are left out.
+    """
     if rank < 1:
         raise InputError(f"lora.rank: {rank} must be at least 1")
-    paths = [(path, shape) for path, shape in flat_shapes(module).items() if re.fullmatch(targets, path)]
+    left_out = {path for path, source in _wanted(module).items() if source.layout == "patch"}
+    shapes = flat_shapes(module).items()
+    paths = [(path, shape) for path, shape in shapes if re.fullmatch(targets, path) and path not in left_out]
     if not paths:
         raise InputError(f"lora.targets: {targets!r} matches no kernel")
     adapters: Adapters = {}

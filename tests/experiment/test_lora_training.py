@@ -12,9 +12,12 @@ from tests.pipeline import pipelines
 
 
 @pytest.mark.slow
-# Measured: 0.486, 0.543 and 0.513. At twice the rate SDXL's loss does not fall at all.
-@pytest.mark.parametrize(("kind", "share"), [("sd15", 0.5), ("sdxl", 0.6), ("sd3", 0.55)])
-def test_the_loss_on_eight_images_about_halves_in_200_steps(kind, share, tmp_path, capsys):
+# Measured: 0.09 and 0.08 with adapters of every layer; SD3, of attention alone, 0.51 at a rate of 1e-2.
+@pytest.mark.parametrize(
+    ("kind", "layers", "rate", "share"),
+    [("sd15", ".*kernel", 5e-3, 0.5), ("sdxl", ".*kernel", 5e-3, 0.5), ("sd3", "", 1e-2, 0.55)],
+)
+def test_the_loss_on_eight_images_halves_in_200_steps(kind, layers, rate, share, tmp_path, capsys):
     rng, lines, pictures = np.random.default_rng(0), [], tmp_path / "pictures"
     pictures.mkdir()
     for i in range(8):
@@ -31,8 +34,9 @@ def test_the_loss_on_eight_images_about_halves_in_200_steps(kind, share, tmp_pat
         "data.image-size": 16,
         "data.batch-size": 8,
         "adapter.rank": 16,
+        "adapter.layers": layers,
         "stages.denoiser.steps": 200,
-        "stages.denoiser.learning-rate": 1e-2,
+        "stages.denoiser.learning-rate": rate,
         "stages.denoiser.warmup": 0,
         "stages.denoiser.log-every": 1,
         "stages.denoiser.decay": "no_decay",

@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
 
 from ldm_jax.errors import InputError
-from ldm_jax.models import Conditioning, TextEncoder, TextEncoderConfig, apply
+from ldm_jax.models import Conditioning, MMDiT, MMDiTConfig, TextEncoder, TextEncoderConfig, apply
 from ldm_jax.pretrained import load_part
 from ldm_jax.pretrained.lora import init_lora, load_lora, load_loras, merge, save_lora
 
@@ -271,3 +271,13 @@ def test_files_that_are_wrong(unet, tmp_path):
         init_lora(module, 1, jax.random.key(0), "nothing")
     with pytest.raises(InputError, match="no x/kernel"):
         merge(params, {"x/kernel": init_lora(module, 1, jax.random.key(0))[OURS]})
+
+
+def test_patch_embeddings_are_left_out(tmp_path):
+    """No program's files have a place for them, and it must not be the end of a training that says so."""
+    sizes = {"width": 16, "depth": 1, "heads": 2, "context_dim": 8, "pooled_dim": 4, "positions": 8, "base_size": 4}
+    module = MMDiT(MMDiTConfig(in_channels=4, out_channels=4, time_scale=1.0, **sizes))
+    adapters = init_lora(module, 1, jax.random.key(0), ".*kernel")
+    assert "patches/kernel" not in adapters and len(adapters) > 4
+    save_lora(module, adapters, tmp_path / "x.safetensors")
+    assert load_lora(tmp_path / "x.safetensors", module).keys() == adapters.keys()
