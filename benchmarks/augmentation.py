@@ -11,7 +11,6 @@ ones. keep: the share of the drawn images that the model's own classifier keeps.
 """
 
 import argparse
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -21,22 +20,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from quickstart import images_of
+from reports import tell
 
 import ldm_jax
-from ldm_jax.data import Loader, open_source, to_uint8
+from ldm_jax.data import open_source
 from ldm_jax.models import apply
 from ldm_jax.models.layers import space_to_depth
 from ldm_jax.runtime import configure
 
 BATCH = 64
-
-
-def images_of(spec: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [n 32 32 1] and labels [n]."""
-    source = open_source(spec, split)
-    loader = Loader(source, batch_size=1, image_size=32, channels=1, seed=0)
-    _, images, _ = next(loader.in_order(len(source)))
-    return to_uint8(images), loader.labels
 
 
 def write_few(path: Path, per_class: int) -> None:
@@ -111,8 +104,8 @@ def judge(options: argparse.Namespace) -> dict:
     def arrays(images: np.ndarray, labels: np.ndarray) -> tuple[jax.Array, jax.Array]:
         return jnp.asarray(images / np.float32(127.5) - np.float32(1.0)), jnp.asarray(labels, jnp.int32)
 
-    real = arrays(*images_of(f"npz:{options.data}", "train"))
-    tests = arrays(*images_of("bundled:fashion_mnist", "test"))
+    real = arrays(*images_of("train", 32, f"npz:{options.data}"))
+    tests = arrays(*images_of("test", 32))
     for move in (False, True):
         for mixed in (False, True):
             found = [
@@ -147,10 +140,7 @@ def main() -> None:
     if options.command == "data":
         write_few(options.path, options.real)
         return
-    text = json.dumps(judge(options), indent=2)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    tell(judge(options), options.out)
 
 
 if __name__ == "__main__":

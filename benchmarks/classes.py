@@ -8,13 +8,13 @@
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
 from quickstart import images_of
+from reports import tell
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -79,10 +79,7 @@ def main() -> None:
     report = {"classifier": classifier(model, options.num)}
     if options.probed:
         report["probes"] = probes(model, options.probed)
-    text = json.dumps(report, indent=2)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    tell(report, options.out)
 
 
 if __name__ == "__main__":

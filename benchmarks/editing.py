@@ -8,13 +8,12 @@
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import jax
 import numpy as np
-from quickstart import flat, images_of
-from sklearn.neural_network import MLPClassifier
+from quickstart import classifier_of, flat, images_of
+from reports import tell
 
 import ldm_jax
 from ldm_jax.data import to_uint8
@@ -33,9 +32,7 @@ def main() -> None:
     options = parser.parse_args()
     configure()
     model = ldm_jax.load(options.run)
-    judge = MLPClassifier((256,), max_iter=30, early_stopping=True, random_state=0)
-    train, labels = images_of("train", model.image_size)
-    judge.fit(flat(train), labels)
+    judge = classifier_of(*images_of("train", model.image_size))
     images, truth = (part[: options.num] for part in images_of("test", model.image_size))
     wanted = (truth + 1) % model.num_classes
     key, n = jax.random.key(0), len(images)
@@ -62,10 +59,7 @@ def main() -> None:
         options_back = {"steps": steps, "sampler": "ddim", "guidance": 1.0, "labels": truth.tolist()}
         back = model.sample(key, latents=noise, output="latents", **options_back)
         report["inversion"][steps] = float(np.linalg.norm(back - z) / np.linalg.norm(z))
-    text = json.dumps(report, indent=2)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    tell(report, options.out)
     if options.picture:
         write_png(options.picture, grid(np.concatenate(rows), 10))
 

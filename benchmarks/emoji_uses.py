@@ -13,7 +13,6 @@
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
+from reports import tell
 
 import ldm_jax
 from ldm_jax import metrics
@@ -179,10 +179,7 @@ def main() -> None:
     options = parser.parse_args()
     configure()
     report, picture = {"text": text, "inpaint": inpaint, "upscale": upscale}[options.use](options)
-    text_of = json.dumps({"use": options.use, "device": jax.devices()[0].device_kind, **report}, indent=2)
-    print(text_of)
-    if options.out:
-        options.out.write_text(text_of + "\n")
+    tell({"use": options.use, "device": jax.devices()[0].device_kind, **report}, options.out)
     if options.picture:
         write_png(options.picture, picture)
 

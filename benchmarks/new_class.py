@@ -13,13 +13,12 @@ trained on real images of all ten classes, says how many of either model's sampl
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import jax
 import numpy as np
-from quickstart import flat, images_of
-from sklearn.neural_network import MLPClassifier
+from quickstart import classifier_of, flat, images_of
+from reports import tell
 
 import ldm_jax
 from ldm_jax.data import open_source
@@ -43,8 +42,7 @@ def write(nine: Path, tenth: Path) -> None:
 
 
 def judge(before: Path, after: Path, num: int, guidance: float | None) -> dict:
-    images, labels = images_of("train", 32)
-    reader = MLPClassifier((256,), max_iter=30, early_stopping=True, random_state=0).fit(flat(images), labels)
+    reader = classifier_of(*images_of("train", 32))
     report: dict = {"num": num}
     for name, run in (("before", before), ("after", after)):
         model = ldm_jax.load(run)
@@ -75,10 +73,7 @@ def main() -> None:
     if options.command == "data":
         write(options.nine, options.tenth)
         return
-    text = json.dumps(judge(options.before, options.after, options.num, options.guidance), indent=2)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    tell(judge(options.before, options.after, options.num, options.guidance), options.out)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,12 @@
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 import jax
 import numpy as np
+from reports import tell
 
 try:
     from sklearn.neural_network import MLPClassifier
@@ -27,9 +27,9 @@ from ldm_jax.runtime import configure
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
-def images_of(split: str, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The bundled images uint8 [n size size 1] and their labels [n]."""
-    source = open_source("bundled:fashion_mnist", split)
+def images_of(split: str, size: int, spec: str = "bundled:fashion_mnist") -> tuple[np.ndarray, np.ndarray]:
+    """A set's images uint8 [n size size 1] and their labels [n]."""
+    source = open_source(spec, split)
     loader = Loader(source, batch_size=1, image_size=size, channels=1, seed=0)
     _, images, _ = next(loader.in_order(len(source)))
     return to_uint8(images), loader.labels
@@ -37,6 +37,11 @@ def images_of(split: str, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def flat(images: np.ndarray) -> np.ndarray:
     return images.reshape(len(images), -1).astype(np.float32) / 255.0
+
+
+def classifier_of(images: np.ndarray, labels: np.ndarray) -> MLPClassifier:
+    """A judge that was trained on these images, apart from any model; it takes `flat` ones."""
+    return MLPClassifier((256,), max_iter=30, early_stopping=True, random_state=0).fit(flat(images), labels)
 
 
 def nearest(images: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -58,7 +63,7 @@ def measure(run: Path, num: int = 2000, guidance: float | None = None, steps: in
         for i in range(0, len(test_images), 200)
     ]
     rebuilt = to_uint8(np.concatenate(decoded))
-    judge = MLPClassifier((256,), max_iter=30, early_stopping=True, random_state=0).fit(flat(images), labels)
+    judge = classifier_of(images, labels)
     right = judge.predict(flat(drawn)) == asked
     sets = {"samples": drawn, "test": test_images, "reconstructions": rebuilt}
     mse = np.square(flat(rebuilt) - flat(test_images)).mean(axis=1)
@@ -86,10 +91,7 @@ def main() -> None:
     options = parser.parse_args()
     configure()
     figures = measure(options.run, options.num, options.guidance, options.steps)
-    text = json.dumps(figures, indent=2)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    tell(figures, options.out)
 
 
 if __name__ == "__main__":

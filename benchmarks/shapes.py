@@ -8,11 +8,11 @@ right sides of each other. The same reader judges the real pictures and their re
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import jax
 import numpy as np
+from reports import tell
 
 import ldm_jax
 from ldm_jax.data import to_uint8
@@ -102,10 +102,7 @@ def main() -> None:
     }
     if options.picture:
         write_png(options.picture, grid(drawn[:48], 8), 2)
-    text = json.dumps(report, indent=2)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    tell(report, options.out)
 
 
 if __name__ == "__main__":

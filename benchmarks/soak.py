@@ -7,7 +7,6 @@ second and of the last quarter of its time.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from reports import tell
 
 ROOT = Path(__file__).parent.parent
 
@@ -66,10 +66,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        text = json.dumps(soak(Path(folder) / "run", options.steps, options.every), indent=2)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+        tell(soak(Path(folder) / "run", options.steps, options.every), options.out)
 
 
 if __name__ == "__main__":

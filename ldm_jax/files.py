@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import shutil
 import tempfile
@@ -66,6 +68,12 @@ def whole(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_all(file: io.FileIO, data: bytes) -> None:
+    """Writes to an unbuffered file; OSError where the disk takes a part alone."""
+    if file.write(data) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
 
 
 def mapped_array(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +15,7 @@ from jaxtyping import UInt8
 from ldm_jax import images
 from ldm_jax.data.layout import EXTENSIONS
 from ldm_jax.errors import SAVED, InputError
-from ldm_jax.files import check_file, check_folder, check_room, whole
+from ldm_jax.files import check_file, check_folder, check_room, whole, write_all
 
 METADATA = "metadata.jsonl"
 BLOCK = 4096
@@ -161,8 +159,7 @@ def _append(path: Path, line: str) -> None:
     with path.open("ab", buffering=0) as file:
         before = file.tell()
         try:
-            if file.write(line.encode()) < len(line.encode()):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            write_all(file, line.encode())
         except OSError:
             file.truncate(before)
             raise

@@ -36,6 +36,7 @@ def batch(args: Sequence[str]) -> int:
     from ldm_jax.experiment.parts import assemble, read_base
     from ldm_jax.files import check_file
     from ldm_jax.images import grid, is_picture, write_png
+    from ldm_jax.stages.prior import own_rows
 
     if options.out is not None:
         check_file(options.out, (".png",), overwrite=options.overwrite)
@@ -53,7 +54,7 @@ def batch(args: Sequence[str]) -> int:
         raise InputError(f"out: {list(loader.shape)} is no picture; leave it out")
     seed = config.seed + (SHUFFLE if name == "denoiser" else 0)
     prior = getattr(stages[name], "prior", None)
-    size = config.data.batch_size - (0 if prior is None else prior.rows(config.data.batch_size))
+    size = own_rows(config.data.batch_size, prior)
     place = place_of(len(loader.source), size, seed, options.step - 1)
     print(*lines(loader, place), sep="\n")
     if prior is not None:

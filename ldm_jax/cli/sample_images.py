@@ -96,15 +96,9 @@ def read_use(options: argparse.Namespace, model: LatentDiffusion) -> Use | None:
 
 def decode_all(paths: Sequence[Path]) -> list[UInt8[np.ndarray, "h w c"]]:
     """Image files, each of its own size; InputError for anything else."""
-    from ldm_jax.data.decoding import decode
+    from ldm_jax.data.decoding import read_named
 
-    images = []
-    for path in paths:
-        try:
-            images.append(decode(path))
-        except Exception as error:  # Pillow raises nearly every kind
-            raise InputError(f"image: {path} can't be read ({str(error).splitlines()[0]})") from error
-    return images
+    return [read_named("image", path) for path in paths]
 
 
 def read_images(paths: Sequence[Path]) -> Float[np.ndarray, "n h w c"]:

@@ -14,7 +14,7 @@ from scipy import ndimage
 from ldm_jax.conditions.base import Arrays, Asked, Params, Size
 from ldm_jax.conditions.building import Given, check_dropout, picture_shape
 from ldm_jax.conditions.images import Pixels, cached_image, given_images, picture_files, pictures_of_files
-from ldm_jax.data import Example
+from ldm_jax.data import Example, to_uint8
 from ldm_jax.errors import InputError
 from ldm_jax.images import in_range
 from ldm_jax.models import Conditioning
@@ -85,19 +85,18 @@ class EdgesCondition(Pixels):
         if drawn is None and pictures is None:
             if not self.config.dropout:
                 raise InputError(f"edges: this model draws from edges; give [n {h} {w} 1], or pictures as edges_of")
-            return Asked(self.null({"image": np.zeros((1, h, w, 1), np.uint8), "hidden": np.zeros(1, bool)}))
+            return self.nothing((h, w, 1))
         name, value = ("edges", drawn) if pictures is None else ("edges_of", pictures)
         files = picture_files(value)
         if files is not None:
             value = pictures_of_files(name, files, (h, w), 1)
         if pictures is not None:
             value = _edges_of(value, (h, w))
-        image = given_images("edges", value, (h, w, 1))
-        return Asked({"image": image, "hidden": np.zeros(len(image), bool)})
+        return self.whole(given_images("edges", value, (h, w, 1)))
 
 
 def _edges_of(pictures: Any, size: tuple[int, ...]) -> UInt8[np.ndarray, "n h w 1"]:
     x = in_range("edges_of", pictures)
     if x.ndim != 4 or x.shape[1:3] != size or x.shape[-1] not in (1, 3):
         raise InputError(f"edges_of: {list(x.shape)} must be [n {' '.join(map(str, size))} c] with c 1 or 3")
-    return np.stack([edges(np.rint((one + 1.0) * 127.5).astype(np.uint8)) for one in x])
+    return np.stack([edges(one) for one in to_uint8(x)])

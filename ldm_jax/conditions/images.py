@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, UInt8
 
 from ldm_jax.conditions.base import Arrays, Asked, Params, Size
 from ldm_jax.data import Example, View
-from ldm_jax.data.decoding import decode
+from ldm_jax.data.decoding import read_named
 from ldm_jax.errors import InputError
 from ldm_jax.images import floating, in_range
 from ldm_jax.models import Conditioning
@@ -56,22 +56,11 @@ def file_view(size: tuple[int, ...], pixels: np.ndarray, name: str) -> View:
     return View((int(pixels.shape[0]), int(pixels.shape[1])), size[0])
 
 
-def decoded(name: str, file: Path, how: Callable[[Path], np.ndarray]) -> np.ndarray:
-    """The pixels of a file that a user names; InputError where it can't be read."""
-    try:
-        return how(file)
-    except InputError:
-        raise
-    except Exception as error:  # Pillow's decoders raise nearly every kind of error
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{name}: {file} can't be read ({reason})") from error
-
-
 def pictures_of_files(
     name: str, files: Sequence[Path], size: tuple[int, ...], channels: int
 ) -> UInt8[np.ndarray, "n h w c"]:
     """Picture files cropped and resized as training does it."""
-    found = [decoded(name, file, decode) for file in files]
+    found = [read_named(name, file) for file in files]
     return np.stack([file_view(size, pixels, name).picture(pixels, channels) for pixels in found])
 
 
@@ -101,6 +90,14 @@ class Pixels:
     def null(self, arrays: Arrays) -> Arrays:
         nothing = {name: np.zeros(np.shape(value), value.dtype) for name, value in arrays.items()}
         return {**nothing, "hidden": np.ones(np.shape(arrays["hidden"]), bool)}
+
+    def nothing(self, shape: tuple[int, ...]) -> Asked:
+        """One image [h w c] of which nothing is told."""
+        return Asked(self.null({"image": np.zeros((1, *shape), np.float32), "hidden": np.zeros(1, bool)}))
+
+    def whole(self, images: np.ndarray) -> Asked:
+        """Images [n h w c], all of which are told."""
+        return Asked({"image": images, "hidden": np.zeros(len(images), bool)})
 
     def shown(self, arrays: Arrays, x: Array) -> Array:
         """x [b h w c], 0 where all of it is hidden."""

@@ -83,7 +83,7 @@ class MaskedImageCondition(Pixels):
         image, mask = given.get("image"), given.get("mask")
         h, w, c = *size.pixels, self.shape[-1]
         if image is None and mask is None:
-            return Asked(self.null({"image": np.zeros((1, h, w, c), np.float32), "hidden": np.zeros(1, bool)}))
+            return self.nothing((h, w, c))
         if image is None or mask is None:
             raise InputError("image, mask: this model paints in images; give both, or neither")
         image = given_images("image", image, (h, w, c))

@@ -21,14 +21,13 @@ from ldm_jax.conditions.images import (
     Pixels,
     averaged,
     cached_image,
-    decoded,
     file_view,
     given_images,
     picture_files,
     pictures_of_files,
 )
 from ldm_jax.data import Example, View
-from ldm_jax.data.decoding import decode_ids
+from ldm_jax.data.decoding import decode_ids, read_named
 from ldm_jax.errors import InputError
 from ldm_jax.models import Conditioning
 from ldm_jax.models.layers import space_to_depth
@@ -118,18 +117,17 @@ class PairedImageCondition(Pixels):
         if paired is None:
             if not self.config.dropout:
                 raise InputError(f"paired: this model draws from images; give {kind}, or files")
-            return Asked(self.null({"image": np.zeros((1, h, w, channels), np.uint8), "hidden": np.zeros(1, bool)}))
+            return self.nothing((h, w, channels))
         files = picture_files(paired)
         if self.config.classes:
             image = self._ids(paired, (h, w)) if files is None else self._ids_of(files, (h, w))
-        elif files is not None:
-            image = given_images("paired", pictures_of_files("paired", files, (h, w), channels), (h, w, channels))
         else:
-            image = given_images("paired", paired, (h, w, channels))
-        return Asked({"image": image, "hidden": np.zeros(len(image), bool)})
+            pictures = paired if files is None else pictures_of_files("paired", files, (h, w), channels)
+            image = given_images("paired", pictures, (h, w, channels))
+        return self.whole(image)
 
     def _ids_of(self, files: Sequence[Any], size: tuple[int, ...]) -> UInt8[np.ndarray, "n h w 1"]:
-        found = [decoded("paired", file, decode_ids) for file in files]
+        found = [read_named("paired", file, decode_ids) for file in files]
         seen = [file_view(size, ids, "paired").ids(ids) for ids in found]
         return np.stack([self._checked(ids, str(file)) for ids, file in zip(seen, files, strict=True)])
 

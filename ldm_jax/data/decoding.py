@@ -1,6 +1,7 @@
 """Image files of any kind to uint8 arrays with 1 or 3 channels."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,17 @@ def decode_ids(file: Path) -> Int[np.ndarray, "h w 1"]:
     if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
         raise InputError(f"paired: {file} has pixels of mode {image.mode}; accepted: class numbers, mode L or P")
     return np.asarray(image).astype(np.int32)[..., None]
+
+
+def read_named(name: str, file: Path, how: Callable[[Path], np.ndarray] = decode) -> np.ndarray:
+    """The pixels of a file that a user named; InputError under `name` where it can't be read. how: or `decode_ids`."""
+    try:
+        return how(file)
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly every kind of error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{name}: {file} can't be read ({reason})") from error
 
 
 def header(file: Path) -> tuple[int, int, int]:

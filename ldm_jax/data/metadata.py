@@ -3,8 +3,7 @@
 A row names its file, relative to the metadata's folder, and may have captions (a string or, in JSON, a list of
 strings), a label (a string or an integer), a split, another file that belongs to it, and objects with their boxes. Each
 of these is found under any of several usual names; where a file has two of them, the first in the lists below counts.
-Lines end at newlines, and at nothing else that Unicode calls
-a line's end, as captions contain such characters.
+Lines end at newlines, and at nothing else that Unicode calls a line's end, as captions contain such characters.
 """
 
 import csv

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Integer, UInt8
 
-from ldm_jax.data.decoding import decode, decode_ids
+from ldm_jax.data.decoding import decode, decode_ids, read_named
 from ldm_jax.data.transforms import placed, prepare
 from ldm_jax.errors import InputError
 
@@ -67,12 +67,4 @@ def _name(paired: Path | np.ndarray) -> str:
 
 
 def _read(paired: Path | np.ndarray, how: Callable[[Path], np.ndarray]) -> np.ndarray:
-    if not isinstance(paired, Path):
-        return paired
-    try:
-        return how(paired)
-    except InputError:
-        raise
-    except Exception as error:  # Pillow's decoders raise nearly every kind of error
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"paired: {paired} can't be read ({reason})") from error
+    return read_named("paired", paired, how) if isinstance(paired, Path) else paired

@@ -58,7 +58,7 @@ def latents_of(parts: Parts, params: Params, workdir: Path) -> Latents:
     """The training set in latent space, encoded now where it isn't yet."""
     data = parts.config.data
     where = workdir / "latents", parts.base.autoencoder, params, parts.loader
-    return encode_all(*where, identity(parts.config), data.batch_size, dtype=data.latents)
+    return encode_all(*where, identity(data.source, data.limit), data.batch_size, dtype=data.latents)
 
 
 def first_stage_model(parts: Parts, params: Params, latents: Latents) -> LatentDiffusion:
@@ -90,7 +90,7 @@ def denoiser_stage(parts: Parts, model: LatentDiffusion, latents: Latents, workd
     if parts.prior is not None:
         prior = cached_prior(config, training.prior, parts.prior, model, workdir, config.seed + PRIOR)
         inputs["prior"] = prior.latents.digest
-    folder, data = workdir / "conditions", identity(config)
+    folder, data = workdir / "conditions", identity(config.data.source, config.data.limit)
     return kind(
         training,
         model,

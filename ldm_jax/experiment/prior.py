@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from ldm_jax.config import Config
 from ldm_jax.data import Loader, Source, has_captions, open_source
 from ldm_jax.errors import InputError
 from ldm_jax.experiment.classes import renumbered
+from ldm_jax.experiment.workdir import identity
 from ldm_jax.pipeline import LatentDiffusion
 from ldm_jax.stages import DenoiserTraining
 from ldm_jax.stages.prior import Cached, Prior
@@ -53,9 +53,9 @@ def cached_prior(
     config: Config, prior: Prior, loader: Loader, model: LatentDiffusion, workdir: Path, seed: int
 ) -> Cached:
     """Its latents and what the conditions make of it, encoded now where that hasn't been done."""
-    identity = json.dumps({"source": prior.source, "limit": 0})
+    data = identity(prior.source)
     where = workdir / "prior" / "latents", model.autoencoder, model.autoencoder_params, loader
-    latents = encode_all(*where, identity, config.data.batch_size, dtype=config.data.latents)
+    latents = encode_all(*where, data, config.data.batch_size, dtype=config.data.latents)
     folder = workdir / "prior" / "conditions"
-    told = {c.name: cache_condition(folder / c.name, c, loader, identity) for c in model.conditions}
+    told = {c.name: cache_condition(folder / c.name, c, loader, data) for c in model.conditions}
     return Cached(latents, told, seed)

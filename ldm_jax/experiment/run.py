@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 import jax
-import numpy as np
 
 from ldm_jax.cache import Latents
 from ldm_jax.config import Config
@@ -154,12 +153,9 @@ class Run:
         return self._fit(lambda parts: autoencoder_stage(parts, self.perceptual), AUTOENCODER)[1]["autoencoder"]
 
     def _denoiser(self, model: LatentDiffusion, latents: Latents) -> None:
-        """Trains the denoiser, and writes the model, or the adapters or the word alone."""
+        """Trains the denoiser, and writes what it makes: the model, or the adapters or the word alone."""
         stage, params = self._fit(lambda parts: denoiser_stage(parts, model, latents, self.workdir), DENOISER)
         assert isinstance(stage, DenoiserStage)
-        if stage.room is not None:
-            if main_process():
-                stage.save(jax.tree.map(np.asarray, params), self.workdir / stage.room)
-            barrier(f"{stage.room} saved")
-        else:
-            self._save(stage.trained(params))
+        if main_process():
+            stage.save(params, self.workdir / stage.room)
+        barrier(f"{stage.room} saved")

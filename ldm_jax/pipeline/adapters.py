@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from ldm_jax.conditions import Encoder, TextCondition
 from ldm_jax.errors import InputError
 from ldm_jax.pipeline.layouts import DENOISER_FOLDERS
+from ldm_jax.pretrained.clip_vocabulary import END
 from ldm_jax.pretrained.embeddings import read_word
 from ldm_jax.pretrained.lora import load_loras, merge
 
@@ -59,6 +60,12 @@ def with_word(model: LatentDiffusion, path: str | Path, token: str | None = None
     )
 
 
+def with_rows(params: Any, ids: Sequence[Any], rows: Any) -> Any:
+    """A text encoder's parameters with the rows `ids` of its table of tokens replaced by `rows` [n d]."""
+    table = jnp.asarray(params["tokens"]["embedding"])
+    return {**params, "tokens": {"embedding": table.at[jnp.asarray(ids)].set(jnp.asarray(rows, table.dtype))}}
+
+
 def with_tokens(encoder: Encoder, tokens: list[str], vectors: np.ndarray) -> Encoder:
     """The encoder with new tokens, whose embeddings are `vectors` [n d]; InputError where one is there already."""
     tokenizer = encoder.tokenizer.with_tokens(tokens)
@@ -66,10 +73,10 @@ def with_tokens(encoder: Encoder, tokens: list[str], vectors: np.ndarray) -> Enc
     table = encoder.params["tokens"]["embedding"]
     rows = max(len(table), tokenizer.size)
     table = jnp.concatenate([table, jnp.zeros((rows - len(table), table.shape[1]), table.dtype)])
-    params = {**encoder.params, "tokens": {"embedding": table.at[jnp.asarray(ids)].set(vectors.astype(table.dtype))}}
+    params = with_rows({**encoder.params, "tokens": {"embedding": table}}, ids, vectors)
     added = json.loads(encoder.files.get("added_tokens.json", b"{}")) | dict(zip(tokens, ids, strict=True))
     config = dataclasses.replace(encoder.module.config, vocabulary=rows)
-    end = tokenizer.id_of("<|endoftext|>")
+    end = tokenizer.id_of(END)
     if getattr(config, "end_id", None) == 2 and end is not None:
         # In CLIP's old configs 2 stands for the largest id of a text, which was the end's until now.
         config = dataclasses.replace(config, end_id=end)

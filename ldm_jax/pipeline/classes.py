@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from ldm_jax.errors import InputError
 from ldm_jax.models import Conditioning
-from ldm_jax.pipeline.compiled import class_errors, denoiser_features
+from ldm_jax.pipeline.compiled import class_errors, denoiser_features, rows
 from ldm_jax.tasks.classify import Classified, Rounds, classify
 
 CLASSIFY, AUGMENT = Rounds(), Rounds((8,), ())
@@ -29,6 +29,18 @@ def middle(params: Mapping[str, Any]) -> str:
     """The middle block: the UNet's last of its lowest level, half-way through a transformer."""
     found = blocks(params)
     return "mid_block1" if "mid_block1" in found else found[len(found) // 2]
+
+
+def in_batches(compute: Callable[[np.ndarray], Array], n: int, size: int) -> np.ndarray:
+    """compute(place [b]) of the rows 0 to n - 1, so many at a time; the last batch is filled up and cut.
+
+    Every batch has the one compiled shape.
+    """
+    size, found = min(size, n), []
+    for first in range(0, n, size):
+        part = compute(np.minimum(np.arange(first, first + size), n - 1))
+        found.append(np.asarray(part)[: n - first])
+    return np.concatenate(found)
 
 
 class Labelled(NamedTuple):
@@ -81,22 +93,21 @@ class Classes:
 
         def errors(alive: np.ndarray, times: np.ndarray, begin: int) -> np.ndarray:
             own = jax.vmap(jax.random.fold_in, (0, None))(keys, begin)
-            rows, labels = np.repeat(np.arange(n), alive.shape[1]), alive.reshape(-1)
-            size, found = min(batch_size, len(rows)), []
-            for first in range(0, len(rows), size):
-                place = np.minimum(np.arange(first, first + size), len(rows) - 1)
-                part = class_errors(
+            pairs, labels = np.repeat(np.arange(n), alive.shape[1]), alive.reshape(-1)
+
+            def part(place: np.ndarray) -> Array:
+                return class_errors(
                     self.denoiser_params,
-                    jnp.asarray(z[rows[place]]),
-                    own[rows[place]],
+                    jnp.asarray(z[pairs[place]]),
+                    own[pairs[place]],
                     jnp.asarray(labels[place], jnp.int32),
                     Conditioning(),
                     jnp.asarray(times, jnp.float32),
                     module=self.denoiser,
                     process=self.process,
                 )
-                found.append(np.asarray(part)[: len(rows) - first])
-            return np.concatenate(found).reshape(alive.shape)
+
+            return in_batches(part, len(pairs), batch_size).reshape(alive.shape)
 
         kept = tuple(min(count, self.num_classes) for count in rounds.kept)
         return classify(errors, n, self.num_classes, Rounds(rounds.samples, kept))
@@ -131,21 +142,20 @@ class Classes:
             cond = Conditioning(label=jnp.full(1, self.num_classes, jnp.int32))
         else:
             cond = self.tell(1.0, **given).cond
-        found, size = [], min(batch_size, len(z))
-        for first in range(0, len(z), size):
-            place = np.minimum(np.arange(first, first + size), len(z) - 1)
-            part = denoiser_features(
+
+        def part(place: np.ndarray) -> Array:
+            return denoiser_features(
                 self.denoiser_params,
                 jnp.asarray(z[place]),
                 jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(place)),
-                jax.tree.map(lambda leaf, place=place: jnp.asarray(leaf)[place % len(leaf)], cond),
+                rows(cond, place),
                 jnp.asarray(time, jnp.float32),
                 module=self.denoiser,
                 process=self.process,
                 layer=layer,
             )
-            found.append(np.asarray(part)[: len(z) - first])
-        return np.concatenate(found)
+
+        return in_batches(part, len(z), batch_size)
 
     def augment(
         self,

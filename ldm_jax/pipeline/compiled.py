@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
@@ -45,6 +46,11 @@ class Memory(NamedTuple):
         """fn(x) in the memory that was asked for; tiles share a quarter of their side."""
         each = partial(tiled, fn, tile=self.tile, overlap=self.tile // 4) if self.tile else fn
         return sliced(each, x) if self.sliced else each(x)
+
+
+def rows(tree: Any, place: np.ndarray) -> Any:
+    """Of every array [m ...] the rows `place`, counted round and round."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[place % len(leaf)], tree)
 
 
 def expand_channels(per_channel: Array, like: Array) -> Array:

@@ -29,17 +29,13 @@ from ldm_jax.pipeline.compiled import (
     decode_batch,
     denoiser,
     encode_batch,
+    rows,
     sample_batch,
 )
 from ldm_jax.pipeline.devices import dividing, mesh_of, split
 from ldm_jax.pipeline.recipe import AnySampler, Recipe, Sampling, Scheduler, sampler_named
 from ldm_jax.pipeline.uses import Uses
 from ldm_jax.tasks import Generate, Task
-
-
-def rows(tree: Any, place: np.ndarray) -> Any:
-    """Of every array [m ...] the rows `place`, counted round and round."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[place % len(leaf)], tree)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

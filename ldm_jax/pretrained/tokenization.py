@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Pipeline
 
 from ldm_jax.errors import InputError
+from ldm_jax.pretrained.clip_vocabulary import END, START
 from ldm_jax.pretrained.tensors import json_object
 
 log = logging.getLogger("ldm_jax")
@@ -198,7 +199,7 @@ def read_tokenizer(files: Files, where: str) -> Tokenizer:
         raise InputError(f"tokenizer: {where} can't be read ({str(error).splitlines()[0][:160]})") from error
     limit = settings.get("model_max_length")
     length = limit if type(limit) is int and 0 < limit <= 8192 else 512 if bert else 77
-    return Tokenizer(pipeline, length, _content(settings.get("pad_token"), "[PAD]" if bert else "<|endoftext|>"))
+    return Tokenizer(pipeline, length, _content(settings.get("pad_token"), "[PAD]" if bert else END))
 
 
 def _frame(first: tuple[str, int], last: tuple[str, int]) -> processors.TemplateProcessing:
@@ -211,13 +212,12 @@ def _clip(files: Files) -> Pipeline:
     # Neither splitlines nor a bare split: pieces may hold other characters that Unicode takes for spaces.
     lines = [line.rstrip("\r") for line in files["merges.txt"].decode().split("\n")]
     merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-    start, end = "<|startoftext|>", "<|endoftext|>"
     model = models.BPE(
         vocab=vocabulary,
         merges=merges,  # type: ignore[arg-type]
         continuing_subword_prefix="",
         end_of_word_suffix="</w>",
-        unk_token=end,
+        unk_token=END,
     )
     pipeline = Pipeline(model)
     pipeline.normalizer = normalizers.Sequence(  # type: ignore[assignment]
@@ -230,9 +230,9 @@ def _clip(files: Files) -> Pipeline:
         ]
     )
     pipeline.decoder = decoders.ByteLevel()  # type: ignore[assignment]
-    ids = vocabulary[start], vocabulary[end]
-    pipeline.add_special_tokens([start, end])
-    pipeline.post_processor = _frame((start, ids[0]), (end, ids[1]))  # type: ignore[assignment]
+    ids = vocabulary[START], vocabulary[END]
+    pipeline.add_special_tokens([START, END])
+    pipeline.post_processor = _frame((START, ids[0]), (END, ids[1]))  # type: ignore[assignment]
     return pipeline
 
 

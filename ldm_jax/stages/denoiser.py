@@ -27,7 +27,7 @@ from ldm_jax.stages.computing import computed
 from ldm_jax.stages.denoiser_config import DenoiserTraining
 from ldm_jax.stages.denoiser_loss import Weights, denoiser_loss, own_weights
 from ldm_jax.stages.held_out import HeldOut
-from ldm_jax.stages.prior import Cached, mixed_batch
+from ldm_jax.stages.prior import Cached, mixed_batch, own_rows
 from ldm_jax.training.prefetch import ahead
 from ldm_jax.training.stage import Batch, Context, Evaluation, Loss, Params
 
@@ -65,8 +65,8 @@ class Shuffle:
 class DenoiserStage:
     """See `Stage`; the parameters are {"denoiser": ..., "conditions": {name: ...}}."""
 
-    room: ClassVar[str | None] = None
-    """The folder in a run's that `save` writes; None where what is trained is saved as a whole model."""
+    room: ClassVar[str] = "model"
+    """The folder in a run's that `save` writes."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class DenoiserStage:
         """Where the data's rows of a batch are; beside a prior all processes' rows are counted."""
         n, where = len(self.own.latents), dataclasses.asdict(self.shuffle)
         if self.training.prior is not None:
-            return place_of(n, self.batch_size - self.training.prior.rows(self.batch_size), self.shuffle.seed, k)
+            return place_of(n, own_rows(self.batch_size, self.training.prior), self.shuffle.seed, k)
         return place_of(n, self.batch_size, step=k, **where)
 
     def _batch(self, k: int) -> Batch:
@@ -192,8 +192,9 @@ class DenoiserStage:
         )
 
     def save(self, params: Params, folder: Path) -> Path:
-        """Writes what is trained, where that is not a whole model; the path of the file."""
-        raise NotImplementedError(f"{type(self).__name__} saves a model to {folder}")
+        """Writes what these parameters make, here the whole model; the path of what is written."""
+        self.trained(params).save(folder)
+        return folder
 
 
 def conditions_of(model: LatentDiffusion, dropout: float, pixels: tuple[int, ...]) -> Sequence[Condition]:

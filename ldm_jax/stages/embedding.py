@@ -17,7 +17,8 @@ from ldm_jax.conditions.new_word import NewWordCondition
 from ldm_jax.errors import InputError
 from ldm_jax.models import TextEncoder
 from ldm_jax.pipeline import LatentDiffusion
-from ldm_jax.pipeline.adapters import with_tokens
+from ldm_jax.pipeline.adapters import with_rows, with_tokens
+from ldm_jax.pretrained.clip_vocabulary import END, START
 from ldm_jax.pretrained.embeddings import FILES, Word, write_word
 from ldm_jax.stages.denoiser import DenoiserStage
 from ldm_jax.stages.denoiser_config import Embedding
@@ -25,7 +26,6 @@ from ldm_jax.stages.denoiser_loss import Weights
 from ldm_jax.training.stage import Batch, Context, Metrics, Params
 
 FIELD = "stages.denoiser.embedding"
-START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def with_new_word(conditions: Sequence[Condition], embedding: Embedding) -> tuple[Condition, ...]:
@@ -65,12 +65,6 @@ def initial(encoder: Encoder, embedding: Embedding) -> Float[np.ndarray, "n d"]:
             "shorter one, or give it more vectors"
         )
     return table[np.resize(ids, embedding.vectors)]
-
-
-def with_rows(params: Params, ids: Sequence[int], rows: Float[Any, "n d"]) -> Params:
-    """A text encoder's parameters with these rows of its table of tokens replaced."""
-    table = jnp.asarray(params["tokens"]["embedding"])
-    return {**params, "tokens": {"embedding": table.at[jnp.asarray(ids)].set(jnp.asarray(rows, table.dtype))}}
 
 
 class EmbeddingStage(DenoiserStage):

@@ -67,6 +67,11 @@ class Cached(NamedTuple):
         return self.batch(Place(*(part[which] for part in place)))
 
 
+def own_rows(batch_size: int, prior: Prior | None) -> int:
+    """Examples of a batch that are the data's own."""
+    return batch_size if prior is None else batch_size - prior.rows(batch_size)
+
+
 def prior_rows(batch_size: int, count: int, step: int) -> Bool[np.ndarray, " b"]:
     """Which rows of a global batch are the prior's: `count` of them, evenly spread, others each step.
 

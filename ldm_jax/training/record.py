@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import math
@@ -21,7 +20,7 @@ from tensorboardX.record_writer import masked_crc32c
 from tensorboardX.summary import scalar
 from tqdm import tqdm
 
-from ldm_jax.files import whole
+from ldm_jax.files import whole, write_all
 from ldm_jax.processes import main_process
 from ldm_jax.training.flops import peak_flops
 
@@ -162,9 +161,7 @@ class Record:
         # JSON has no NaN.
         shown = {name: value if math.isfinite(value) else None for name, value in values.items()}
         # In one piece, so that a kill leaves the line or none.
-        line = (json.dumps({"stage": self.stage, "step": step, **shown}) + "\n").encode()
-        if self._file.write(line) < len(line):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
+        write_all(self._file, (json.dumps({"stage": self.stage, "step": step, **shown}) + "\n").encode())
 
     def close(self) -> None:
         self._bar.close()
