@@ -2,7 +2,7 @@
 
 import sys
 
-from ldm_jax.cli import run
+from ldm_jax.cli import leave, run
 
 if __name__ == "__main__":
-    sys.exit(run("train", sys.argv[1:]))
+    leave(run("train", sys.argv[1:]))

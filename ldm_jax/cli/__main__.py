@@ -1,5 +1,3 @@
-import sys
+from ldm_jax.cli import program
 
-from ldm_jax.cli import main
-
-sys.exit(main())
+program()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldm_jax.cli.parsing import Parser
+from ldm_jax.errors import InputError
 
 
 def augment(args: Sequence[str]) -> int:
@@ -28,6 +29,8 @@ def augment(args: Sequence[str]) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     options = parser.parse_args(args)
 
+    if not 0.0 < options.keep <= 1.0:
+        raise InputError(f"keep: {options.keep} must be above 0 and at most 1")
     from ldm_jax import seeds
     from ldm_jax.output import SampleMetadata, check_output, check_size, write_output
     from ldm_jax.pipeline import everywhere, load

@@ -17,7 +17,7 @@ def classify(args: Sequence[str]) -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--image", nargs="+", type=Path, help="pictures to classify")
     what.add_argument("--data", metavar="SOURCE", help="a labelled set, of whose test split the accuracy is told")
-    parser.number("--num", int, least=1, default=500, help="images of --data (default: 500)")
+    parser.number("--num", int, least=1, help="images of --data (default: 500)")
     parser.number("--samples", int, least=1, nargs="+", default=[8, 16, 32], help="times of each round")
     parser.number("--kept", int, least=1, nargs="*", default=[4, 2], help="classes that go on to the next round")
     parser.number("--seed", int, least=0, most=2**64 - 1, default=0, help="of the noise; up to 64 bits")
@@ -35,6 +35,8 @@ def classify(args: Sequence[str]) -> int:
     from ldm_jax.pipeline import load
     from ldm_jax.tasks import Rounds
 
+    if options.image and options.num is not None:
+        raise InputError(f"num: {options.num} can't be used, it is for --data; leave it out")
     rounds = Rounds(tuple(options.samples), tuple(options.kept))
     if options.out:
         check_file(options.out, (".json",), overwrite=options.overwrite)
@@ -44,7 +46,7 @@ def classify(args: Sequence[str]) -> int:
         found = decode_all(options.image)
         truth = None
     else:
-        source = Subset.evenly(open_source(options.data, "test"), options.num)
+        source = Subset.evenly(open_source(options.data, "test"), options.num or 500)
         if tuple(source.class_names) != model.class_names:
             raise InputError(
                 f"data: the classes of {options.data} must be the model's own: {', '.join(model.class_names)}"

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldm_jax.cli import run
+from ldm_jax.cli import leave, run
 from ldm_jax.cli.parsing import Parser
 from ldm_jax.errors import InputError
 
@@ -36,6 +36,7 @@ def inspect(args: Sequence[str]) -> int:
 
 def described(path: Path, tensors: bool = False) -> Iterator[str]:
     """The lines about a run's folder, a model's, a part's or a single file; InputError where it is none of these."""
+    from ldm_jax.pipeline.layouts import model_folder
     from ldm_jax.pretrained.conversion import open_any
 
     if not path.exists():
@@ -44,7 +45,7 @@ def described(path: Path, tensors: bool = False) -> Iterator[str]:
     if is_run:
         yield f"run: {path}"
         yield from run_lines(path)
-    model = path / "model" if (path / "model" / "model_index.json").is_file() else path
+    model = model_folder(path) or path
     if is_run and model == path:
         yield "model: none yet; it is saved when training ends"
         return
@@ -171,4 +172,4 @@ def _flat(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run("inspect", sys.argv[1:]))
+    leave(run("inspect", sys.argv[1:]))

@@ -22,6 +22,7 @@ from ldm_jax.errors import InputError
 from ldm_jax.evaluation.sets import ImageSet, check_finite, folder_set, npz_set
 from ldm_jax.metrics import Rounding
 from ldm_jax.pipeline import LatentDiffusion, everywhere, load
+from ldm_jax.pipeline.layouts import model_folder
 from ldm_jax.pipeline.streaming import stream
 
 LabelPolicy = Literal["balanced", "random"]
@@ -166,7 +167,7 @@ def open_subject(path: Path, rounding: Rounding) -> ModelSubject | SamplesSubjec
         return SamplesSubject(path, npz_set(path, rounding))
     if path.suffix.lower() in (".png", ".jpg", ".jpeg"):
         raise InputError(f"model_or_samples: {path} is one picture; name an .npz or a folder of pictures")
-    is_model = path.is_file() or any((path / part / "model_index.json").is_file() for part in (".", "model"))
+    is_model = path.is_file() or model_folder(path) is not None
     if is_model or not any(p.is_file() for p in path.iterdir()) or (path / "config.json").is_file():
         return ModelSubject(path, load(path, sharding=everywhere()))
     return SamplesSubject(path, folder_set(path))

@@ -21,6 +21,7 @@ from ldm_jax.experiment.prior import check_alike, prior_of, prior_source
 from ldm_jax.experiment.workdir import place_of_given
 from ldm_jax.models import AUTOENCODERS, Conditioning, make_autoencoder
 from ldm_jax.pipeline import LatentDiffusion, load
+from ldm_jax.pipeline.layouts import model_folder
 from ldm_jax.pretrained.parts import load_part
 from ldm_jax.pretrained.single_file import load_single
 from ldm_jax.stages import AutoencoderTraining, DenoiserTraining
@@ -70,14 +71,15 @@ def read_base(config: Config, workdir: Path) -> Base:
     model, denoiser, params = None, None, None
     if isinstance(config.denoiser, Pretrained):
         place = place_of_given(config.denoiser.path, workdir, "denoiser")
-        if any((place / room / "model_index.json").is_file() for room in ("", "model")):
-            model = load(place)
+        folder = model_folder(place)
+        if folder is not None:
+            model = load(folder)
             if model.denoiser is None:
                 raise InputError(f"denoiser_from: {place} holds an autoencoder without a denoiser")
             if getattr(model.denoiser.config, "guidance_dim", 0):
                 raise InputError(f"denoiser_from: {place} is told its guidance (distilled); it can be sampled alone")
             denoiser = model.denoiser, model.denoiser_params
-            places["denoiser"] = place if (place / "model_index.json").is_file() else place / "model"
+            places["denoiser"] = folder
         else:
             places["denoiser"] = find_part(place, ("transformer", "unet"), "denoiser_from", "denoiser")
             denoiser = load_part(places["denoiser"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 from ldm_jax.conditions import Style
+from ldm_jax.errors import InputError
 from ldm_jax.models import DiT, MMDiT, UNet
 
 Joined = Literal["image", "mask", "noised"] | None
@@ -66,3 +68,17 @@ DENOISER_FOLDERS: dict[type, str] = {DiT: "transformer", MMDiT: "transformer", U
 """Where our own models have their denoiser, named as diffusers names it."""
 OLD_NAMES = {"LatentDiffusionUncondPipeline": "LDMPipeline", "LatentDiffusionPipeline": "LDMTextToImagePipeline"}
 """Names of the first diffusers releases, which some repositories still have."""
+
+
+def model_folder(path: Path) -> Path | None:
+    """Where a model's index is: in a folder itself, or in a run's model/; None where there is none."""
+    return next((place for place in (path, path / "model") if (place / "model_index.json").is_file()), None)
+
+
+def layout_of(name: Any, path: Path) -> str:
+    """The key of PIPELINES of an index's _class_name; InputError for a pipeline that isn't read."""
+    known = OLD_NAMES.get(name, name) if isinstance(name, str) else None
+    if known not in PIPELINES:
+        accepted = ", ".join(["LatentDiffusion", *PIPELINES])
+        raise InputError(f"model: _class_name {name!r} of {path} is not one of {accepted}")
+    return known

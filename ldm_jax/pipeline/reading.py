@@ -38,7 +38,16 @@ from ldm_jax.models import (
     UNet,
     VQAutoencoder,
 )
-from ldm_jax.pipeline.layouts import DENOISER_FOLDERS, LOW_RES, OLD_NAMES, PIPELINES, SCORED, SCORES, Layout
+from ldm_jax.pipeline.layouts import (
+    DENOISER_FOLDERS,
+    LOW_RES,
+    PIPELINES,
+    SCORED,
+    SCORES,
+    Layout,
+    layout_of,
+    model_folder,
+)
 from ldm_jax.pipeline.migration import renewed_index
 from ldm_jax.pipeline.model import LatentDiffusion
 from ldm_jax.pipeline.recipe import OwnSampler, Sampling, Scheduler
@@ -78,10 +87,10 @@ def load(
         return _load_file(path, dtype, variant, sharding, tuple(without), like, ema)
     if like is not None or not ema:
         raise InputError(f"like, ema: they are for single files; {path} is a folder")
-    if not (path / "model_index.json").is_file() and (path / "model" / "model_index.json").is_file():
-        path = path / "model"
-    if not (path / "model_index.json").is_file():
+    folder = model_folder(path)
+    if folder is None:
         raise InputError(f"model: {path} has no model_index.json; name a finished run's folder or its model/")
+    path = folder
     if dtype not in ("float32", "bfloat16"):
         raise InputError(f"dtype: {dtype!r} must be float32 or bfloat16")
     index = read_json(path / "model_index.json")
@@ -89,11 +98,7 @@ def load(
     read = Reader(path, index, dtype, variant, sharding, tuple(without))
     if name == "LatentDiffusion":
         return _load_ours(read)
-    name = OLD_NAMES.get(name, name) if isinstance(name, str) else None
-    if name not in PIPELINES:
-        known = ", ".join(["LatentDiffusion", *PIPELINES])
-        raise InputError(f"model: _class_name {index.get('_class_name')!r} of {path} is not one of {known}")
-    return _load_published(read, name)
+    return _load_published(read, layout_of(name, path))
 
 
 def _load_file(

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from ldm_jax.errors import InputError
-from ldm_jax.pipeline.layouts import OLD_NAMES, PIPELINES
+from ldm_jax.pipeline.layouts import PIPELINES, layout_of, model_folder
 from ldm_jax.pretrained.parts import open_part, read_json
 
 
 def image_size_of(path: Path) -> int:
     """Side in pixels of the images of the model in a folder, of which no weights are read; InputError for none."""
-    folder = path / "model" if (path / "model" / "model_index.json").is_file() else path
-    if not (folder / "model_index.json").is_file():
+    folder = model_folder(path)
+    if folder is None:
         raise InputError(
             f"model: {path} has no model_index.json; name a finished run's folder, its model/ or a pipeline"
         )
@@ -23,9 +23,7 @@ def image_size_of(path: Path) -> int:
         shape = index.get("shape")
         size: Any = shape[0] if isinstance(shape, list) and shape else index.get("image_size")
     else:
-        layout = PIPELINES.get(OLD_NAMES.get(name, name)) if isinstance(name, str) else None
-        if layout is None:
-            raise InputError(f"model: _class_name {name!r} of {folder} is not one of {', '.join(PIPELINES)}")
+        layout = PIPELINES[layout_of(name, folder)]
         size = read_json(folder / layout.denoiser / "config.json").get("sample_size")
         size = size[0] if isinstance(size, list) and size else size
         autoencoder: Any = open_part(folder / layout.autoencoder).module

@@ -79,6 +79,26 @@ def test_the_commands(trained, tmp_path, capsys):
     assert "classes of bundled:emoji must be the model's own" in capsys.readouterr().err
 
 
+def test_numbers_out_of_range_and_options_without_a_use_are_refused_before_the_model_is_read(tmp_path, capsys):
+    nowhere, out = str(tmp_path / "no-model"), ["--out", str(tmp_path / "x.npz")]
+    for args, line in (
+        (["augment", nowhere, "--per-class", "0", *out], "per_class: 0 must be at least 1"),
+        (["augment", nowhere, "--per-class", "1", "--keep", "1.5", *out], "keep: 1.5 must be above 0 and at most 1"),
+        (["augment", nowhere, "--per-class", "1", "--keep", "nan", *out], "keep: nan must be a finite number"),
+        (["augment", nowhere, "--per-class", "1", "--guidance", "inf", *out], "guidance: inf must be a finite number"),
+        (["augment", nowhere, "--per-class", "1", "--seed", str(2**64), *out], f"seed: {2**64} must be at most"),
+        (["classify", nowhere, "--image", "x.png", "--num", "3"], "num: 3 can't be used, it is for --data"),
+        (["classify", nowhere, "--image", "x.png", "--samples", "4", "0"], "samples: 0 must be at least 1"),
+        (["classify", nowhere, "--image", "x.png", "--batch-size", "-1"], "batch_size: -1 must be at least 1"),
+        (["batch", nowhere, "--step", "0"], "step: 0 must be at least 1"),
+        (["finetune", nowhere, "--data", "x", "--steps", "0"], "steps: 0 must be at least 1"),
+    ):
+        assert main(args) == 2
+        out_, err = capsys.readouterr()
+        assert line in err and err.count("\n") == 1 and not out_, args
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
