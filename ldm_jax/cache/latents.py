@@ -330,5 +330,9 @@ def _shares(loader: Loader) -> int:
 
 def _encoded(module: nn.Module, params: Any, loader: Loader) -> Any:
     """The shapes that the encoder gives for one image."""
-    image = jax.ShapeDtypeStruct((1, *loader.shape), np.float32)
-    return jax.eval_shape(lambda p, x: apply(module, p, x, method="encode"), params, image)
+    return _encode.eval_shape(module, params, jax.ShapeDtypeStruct((1, *loader.shape), np.float32))
+
+
+@partial(jax.jit, static_argnums=0)
+def _encode(module: nn.Module, params: Any, images: Array) -> Any:
+    return apply(module, params, images, method="encode")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,16 +15,18 @@ from jaxtyping import Array
 from ldm_jax.data import Loader, to_uint8
 from ldm_jax.images import is_picture
 from ldm_jax.models import LPIPS, Discriminator, QuantizedAutoencoder, apply
-from ldm_jax.stages.autoencoder_config import AutoencoderTraining
+from ldm_jax.stages.autoencoder_config import AutoencoderLoss, AutoencoderTraining
 from ldm_jax.stages.autoencoder_loss import autoencoder_loss, init_first_stage, shown_psnr
 from ldm_jax.stages.bottleneck import code_frequencies, perplexity
 from ldm_jax.stages.held_out import HeldOut
+from ldm_jax.training.made_once import made_once
 from ldm_jax.training.stage import Batch, Evaluation, Loss, Params, Training
 
 PAIRS = 32
 """Images that are shown beside their reconstructions."""
 
 
+@made_once
 def first_stage_optimizer(training: Training, codebook: str, trains: str) -> optax.GradientTransformation:
     """The autoencoder's optimiser; for a discriminator Adam at the same rates with betas 0.5 and 0.9, as in LDM.
 
@@ -49,6 +51,27 @@ def first_stage_optimizer(training: Training, codebook: str, trains: str) -> opt
     return optax.partition(rules, lambda params: jax.tree_util.tree_map_with_path(rule, params))
 
 
+@made_once
+def _beginning(
+    module: Any, discriminator: Discriminator | None, loss: AutoencoderLoss, rank: int
+) -> Callable[[Array, Params], Params]:
+    def init(key: Array, given: Params) -> Params:
+        start = None if given is None else given["autoencoder"]
+        return init_first_stage(module, discriminator, loss, key, start, rank)
+
+    return init
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _reconstruct(module: Any, params: Params, x: Array) -> tuple[Array, Array | None]:
+    """Reconstructions of x, and how often each code is used where there are codes."""
+    signal, encoded = apply(module, params, x)
+    if not isinstance(module, QuantizedAutoencoder):
+        return signal, None
+    indices = apply(module, params, encoded, method="indices")
+    return signal, code_frequencies(indices, module.config.codebook_size)
+
+
 class AutoencoderStage:
     """See `Stage`; the parameters are {"autoencoder", "discriminator", "statistics"}, the latter two where needed."""
 
@@ -69,16 +92,12 @@ class AutoencoderStage:
         self.training, self.module, self.discriminator = training, module, discriminator
         self.loader, self.judged, self.inputs = loader, judged, dict(inputs or {})
         self.batch_size = loader.batch_size
-        networks = [network for network, _ in perceptual]
+        networks = tuple(network for network, _ in perceptual)
         self.loss: Loss = autoencoder_loss(module, training.loss, networks, discriminator, axis_name)
         self.frozen = {"perceptual": [params for _, params in perceptual]} if perceptual else None
         self.optimizer = first_stage_optimizer(training, training.loss.codebook, training.trains)
         self.given = None if given is None else {"autoencoder": given}
-
-    def init(self, key: Array, given: Params) -> Params:
-        start = None if given is None else given["autoencoder"]
-        rank = len(self.loader.shape) - 1
-        return init_first_stage(self.module, self.discriminator, self.training.loss, key, start, rank)
+        self.init = _beginning(module, discriminator, training.loss, len(loader.shape) - 1)
 
     def batches(self, start: int, stop: int) -> Iterator[tuple[int, Batch]]:
         for k, batch in self.loader.iterate(start, stop):
@@ -91,24 +110,10 @@ class AutoencoderStage:
     def _shown(self) -> np.ndarray:
         return self.judged.images()
 
-    @functools.cached_property
-    def _reconstruct(self) -> Any:
-        module = self.module
-
-        @jax.jit
-        def reconstruct(params: Params, x: Array) -> tuple[Array, Array | None]:
-            signal, encoded = apply(module, params, x)
-            if not isinstance(module, QuantizedAutoencoder):
-                return signal, None
-            indices = apply(module, params, encoded, method="indices")
-            return signal, code_frequencies(indices, module.config.codebook_size)
-
-        return reconstruct
-
     def evaluate(self, step: int, params: Params) -> Evaluation:
         """PSNR of examples beside their reconstructions, and how many codes are used."""
         shown, prefix = self._shown, self.judged.prefix
-        drawn, frequencies = self._reconstruct(params["autoencoder"], shown)
+        drawn, frequencies = _reconstruct(self.module, params["autoencoder"], shown)
         numbers = {f"{prefix}psnr": float(shown_psnr(drawn, jnp.asarray(shown)).mean())}
         if frequencies is not None:
             numbers[f"{prefix}codes_used"] = float((frequencies > 0).mean())

@@ -29,6 +29,7 @@ from ldm_jax.stages.adversarial import (
 from ldm_jax.stages.autoencoder_config import AutoencoderLoss
 from ldm_jax.stages.bottleneck import bottleneck, codebook_statistics, move
 from ldm_jax.stages.equivariance import transformed
+from ldm_jax.training.made_once import made_once
 from ldm_jax.training.stage import Context, Loss, Metrics, Params
 
 LAST_LAYER = ("decoder", "conv_out", "kernel")
@@ -63,6 +64,7 @@ def init_first_stage(
     return params | ({"statistics": statistics} if statistics else {})
 
 
+@made_once
 def autoencoder_loss(
     module: Any,
     config: AutoencoderLoss,

@@ -28,6 +28,7 @@ from ldm_jax.stages.denoiser_config import DenoiserTraining
 from ldm_jax.stages.denoiser_loss import Weights, denoiser_loss, own_weights
 from ldm_jax.stages.held_out import HeldOut
 from ldm_jax.stages.prior import Cached, mixed_batch, own_rows
+from ldm_jax.training.made_once import made_once
 from ldm_jax.training.prefetch import ahead
 from ldm_jax.training.stage import Batch, Context, Evaluation, Loss, Params
 
@@ -40,6 +41,7 @@ def is_attention(path: Any) -> bool:
     return any(word in str(getattr(part, "key", part)) for part in path for word in ATTENTION)
 
 
+@made_once
 def part_optimizer(training: DenoiserTraining) -> optax.GradientTransformation:
     """The optimiser; what is not trained gets no update and no state."""
     optimizer = training.make_optimizer()
@@ -60,6 +62,15 @@ class Shuffle:
     seed: int
     process_index: int = 0
     process_count: int = 1
+
+
+@made_once
+def _judging(loss: Loss) -> Any:
+    @jax.jit
+    def judge(params: Params, batch: Batch, keys: Array, frozen: Any) -> Array:
+        return loss(params, batch, keys, Context(frozen=frozen))[0].mean()
+
+    return judge
 
 
 class DenoiserStage:
@@ -100,8 +111,8 @@ class DenoiserStage:
         self.loss: Loss = denoiser_loss(
             self.module,
             model.process,
-            jnp.asarray(model.latent_mean, jnp.float32),
-            jnp.asarray(model.latent_std, jnp.float32),
+            tuple(map(float, model.latent_mean)),
+            tuple(map(float, model.latent_std)),
             model.conditions,
             weights=self._weights(),
             count=batch_size,
@@ -145,6 +156,10 @@ class DenoiserStage:
         return self.own.batch(self._place(k))
 
     @functools.cached_property
+    def _judge(self) -> Any:
+        return _judging(self.loss)
+
+    @functools.cached_property
     def _judged(self) -> tuple[Batch, Array]:
         """A batch that training does not see, and keys: the same times and noise whenever it is looked at."""
         images = self.judged.images()
@@ -154,14 +169,6 @@ class DenoiserStage:
         index = np.arange(len(images), dtype=np.int32)
         batch = {"mean": mean, "logvar": logvar, "index": index, "conditions": conditions}
         return jax.tree.map(jnp.asarray, batch), jax.random.split(self.key, len(images))
-
-    @functools.cached_property
-    def _judge(self) -> Any:
-        @jax.jit
-        def judge(params: Params, batch: Batch, keys: Array, frozen: Any) -> Array:
-            return self.loss(params, batch, keys, Context(frozen=frozen))[0].mean()
-
-        return judge
 
     def evaluate(self, step: int, params: Params) -> Evaluation:
         """The loss at the same times and noise each time; samples, of all classes in turn or told what examples are."""

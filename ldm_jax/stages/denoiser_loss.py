@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ldm_jax.conditions import Condition, training_conditioning
@@ -13,6 +14,7 @@ from ldm_jax.diffusion.process import Process
 from ldm_jax.diffusion.samplers import normal
 from ldm_jax.models import Posterior, apply
 from ldm_jax.pipeline.compiled import expand_channels
+from ldm_jax.training.made_once import made_once
 from ldm_jax.training.stage import Batch, Context, Loss, Metrics, Params
 
 Weights = Callable[[Params, Context], Params]
@@ -23,11 +25,12 @@ def own_weights(params: Params, context: Context) -> Params:
     return params["denoiser"]
 
 
+@made_once
 def denoiser_loss(
     module: Any,
     process: Process,
-    latent_mean: Float[Array, "c"],
-    latent_std: Float[Array, "c"],
+    latent_mean: tuple[float, ...] | Float[Array, "c"],
+    latent_std: tuple[float, ...] | Float[Array, "c"],
     conditions: Sequence[Condition] = (),
     *,
     weights: Weights = own_weights,
@@ -42,6 +45,8 @@ def denoiser_loss(
     are others with adapters. count: the global batch, for stratified times.
     """
 
+    mean, std = jnp.asarray(latent_mean, jnp.float32), jnp.asarray(latent_std, jnp.float32)
+
     def loss_fn(
         params: Params,
         batch: Batch,
@@ -51,7 +56,7 @@ def denoiser_loss(
         posterior_keys, noise_keys, time_keys, drop_keys = jax.vmap(lambda k: jax.random.split(k, 4))(keys).T
         posterior = Posterior(batch["mean"], batch["logvar"])
         z = posterior.sample(normal(posterior_keys, posterior.mean))
-        x0 = (z - expand_channels(latent_mean, z)) / expand_channels(latent_std, z)
+        x0 = (z - expand_channels(mean, z)) / expand_channels(std, z)
 
         t = process.sample_times(time_keys, batch.get("index"), count)
         extra = jax.vmap(jax.random.fold_in, (0, None))(noise_keys, 1)

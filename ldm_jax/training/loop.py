@@ -5,21 +5,23 @@ from __future__ import annotations
 import logging
 import math
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from ldm_jax import images
 from ldm_jax.errors import Diverged, Stopped
 from ldm_jax.processes import any_process, main_process
 from ldm_jax.training.checkpoints import Checkpoints
+from ldm_jax.training.made_once import made_once
 from ldm_jax.training.parallel import Strategy, make_strategy
 from ldm_jax.training.record import Record
-from ldm_jax.training.stage import Evaluation, Params, Stage
+from ldm_jax.training.stage import Evaluation, Loss, Params, Stage
 from ldm_jax.training.step import TrainState, started, train_step
 
 log = logging.getLogger("ldm_jax")
@@ -72,7 +74,8 @@ def fit(
       InputError: the folder holds checkpoints of something else.
     """
     training, name = stage.training, stage.training.label
-    strategy = _strategy(stage, parallel, devices)
+    training_step = stage.loss, stage.optimizer, training.ema, training.accumulate
+    strategy = _strategy(parallel, *training_step, None if devices is None else tuple(devices))
     checkpoints = Checkpoints(workdir / name, stage.inputs)
     try:
         start, state = _begun(stage, strategy, checkpoints, jax.random.fold_in(key, 0))
@@ -87,25 +90,31 @@ def fit(
     return strategy.local(strategy.joined(state).ema), strategy
 
 
-def _strategy(stage: Stage, parallel: str, devices: Sequence[Any] | None) -> Strategy:
-    training = stage.training
-    step = partial(
-        train_step,
-        loss_fn=stage.loss,
-        optimizer=stage.optimizer,
-        ema=training.ema,
-        accumulate=training.accumulate,
-    )
+@made_once
+def _strategy(
+    parallel: str,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    ema: float,
+    accumulate: int,
+    devices: tuple[Any, ...] | None,
+) -> Strategy:
+    step = partial(train_step, loss_fn=loss, optimizer=optimizer, ema=ema, accumulate=accumulate)
     return make_strategy(parallel, step, devices)
+
+
+@made_once
+def _beginning(
+    init: Callable[..., Params], optimizer: optax.GradientTransformation
+) -> Callable[[jax.Array, Params], TrainState]:
+    return lambda key, given: started(init(key, given), optimizer)
 
 
 def _begun(stage: Stage, strategy: Strategy, checkpoints: Checkpoints, key: jax.Array) -> tuple[int, TrainState]:
     """The steps done and the state: the newest checkpoint's, or none and a new one."""
     name, steps = stage.training.label, stage.training.steps
 
-    def init(key: jax.Array, given: Params) -> TrainState:
-        return started(stage.init(key, given), stage.optimizer)
-
+    init = _beginning(stage.init, stage.optimizer)
     shapes = jax.eval_shape(init, key, stage.given)
     template = jax.tree.map(
         lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, strategy.shardings(shapes)
