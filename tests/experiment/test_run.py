@@ -23,7 +23,6 @@ from ldm_jax.pipeline import load
 from ldm_jax.pretrained.parts import load_part
 from ldm_jax.stages import AutoencoderLoss, AutoencoderTraining, DenoiserTraining
 from ldm_jax.training.decays import NoDecay
-from ldm_jax.training.parallel import make_strategy
 
 
 @pytest.fixture(autouse=True)
@@ -213,14 +212,20 @@ def test_same_losses_on_one_and_on_eight_devices(tiny_config, tmp_path, monkeypa
     """Both stages, 20 steps, to 1e-4 relative; what differs is the number of devices alone."""
     from ldm_jax.training import loop as module
 
-    longer = {"steps": 20, "sample_every": 20}
+    longer = {"steps": 20, "sample_every": 20, "checkpoint_every": 20}
     config = tiny_config.with_stages(autoencoder=longer, denoiser=longer)
-    found = {}
+    original, found, used = module._strategy, {}, []
+
+    def chosen(name, loss, optimizer, ema, accumulate, devices):
+        used.append(devices)
+        return original(name, loss, optimizer, ema, accumulate, devices)
+
     for count in (1, 8):
-        chosen = jax.devices()[:count]
-        monkeypatch.setattr(module, "make_strategy", lambda name, step, _, d=chosen: make_strategy(name, step, d))
+        few = tuple(jax.devices()[:count])
+        monkeypatch.setattr(module, "_strategy", lambda *settings, few=few: chosen(*settings[:-1], few))
         Run(config, tmp_path / str(count)).train()
         found[count] = losses(tmp_path / str(count))
+    assert [len(devices) for devices in used] == [1, 1, 8, 8]
     assert len(found[1]) == 40
     np.testing.assert_allclose(found[1], found[8], rtol=1e-4)
 
