@@ -22,6 +22,7 @@ from ldm_jax.models.attention import attention
 from ldm_jax.models.blocks import rms_norm
 from ldm_jax.models.computing import scanned, spans
 from ldm_jax.models.conditioning import Conditioning, Time, joined, per_example, received
+from ldm_jax.models.initializers import SMALL, XAVIER, ZEROS
 from ldm_jax.models.layers import TimeEmbedding, VectorEmbedding, depth_to_space, space_to_depth
 
 Tokens = Float[Array, "b n d"]
@@ -184,17 +185,16 @@ class CrossAttention(nn.Module):
     @nn.compact
     def __call__(self, x: Tokens, context: Float[Array, "b l e"], mask: Bool[Array, "b l"] | None) -> Tokens:
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-        xavier, zeros = nn.initializers.xavier_uniform(), nn.initializers.zeros
 
         def project(source: Tokens, name: str) -> Float[Array, "b k heads f"]:
-            h = nn.Dense(c.width, dtype=dtype, kernel_init=xavier, name=name)(source)
+            h = nn.Dense(c.width, dtype=dtype, kernel_init=XAVIER, name=name)(source)
             return h.reshape(*h.shape[:-1], c.heads, c.width // c.heads)
 
         q, k, v = project(x, "query"), project(context, "key"), project(context, "value")
         if c.qk_norm:
             q, k = rms_norm(q, "q_norm"), rms_norm(k, "k_norm")
         h = attention(q, k, v, mask).reshape(x.shape)
-        return nn.Dense(c.width, dtype=dtype, kernel_init=zeros, name="out")(h)
+        return nn.Dense(c.width, dtype=dtype, kernel_init=ZEROS, name="out")(h)
 
 
 class Block(nn.Module):
@@ -212,18 +212,17 @@ class Block(nn.Module):
         mask: Bool[Array, "b l"] | None = None,
     ) -> Tokens:
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-        xavier, zeros = nn.initializers.xavier_uniform(), nn.initializers.zeros
-        modulation = nn.Dense(6 * c.width, dtype=dtype, kernel_init=zeros, name="modulation")(nn.silu(embedding))
+        modulation = nn.Dense(6 * c.width, dtype=dtype, kernel_init=ZEROS, name="modulation")(nn.silu(embedding))
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation, 6, axis=-1)
 
         h = modulate(Norm(c, name="norm1")(x), shift1, scale1)
-        qkv = nn.Dense(3 * c.width, dtype=dtype, kernel_init=xavier, name="qkv")(h)
+        qkv = nn.Dense(3 * c.width, dtype=dtype, kernel_init=XAVIER, name="qkv")(h)
         q, k, v = jnp.split(qkv.reshape(*h.shape[:-1], 3 * c.heads, c.width // c.heads), 3, axis=-2)
         if c.qk_norm:
             q, k = rms_norm(q, "q_norm"), rms_norm(k, "k_norm")
         if angles is not None:
             q, k = rotate(q, angles), rotate(k, angles)
-        h = nn.Dense(c.width, dtype=dtype, kernel_init=xavier, name="out")(attention(q, k, v).reshape(h.shape))
+        h = nn.Dense(c.width, dtype=dtype, kernel_init=XAVIER, name="out")(attention(q, k, v).reshape(h.shape))
         x = x + gate1[:, None, :] * h
         if context is not None:
             x = x + CrossAttention(c, name="cross")(Norm(c, name="norm_cross")(x), context, mask)
@@ -231,12 +230,12 @@ class Block(nn.Module):
         h = modulate(Norm(c, c.mlp_norm_epsilon, name="norm2")(x), shift2, scale2)
         if c.mlp == "swiglu":
             hidden = int(c.width * c.mlp_ratio * 2 / 3)
-            gate, up = jnp.split(nn.Dense(2 * hidden, dtype=dtype, kernel_init=xavier, name="mlp_in")(h), 2, axis=-1)
+            gate, up = jnp.split(nn.Dense(2 * hidden, dtype=dtype, kernel_init=XAVIER, name="mlp_in")(h), 2, axis=-1)
             h = nn.silu(gate) * up
         else:
             hidden = int(c.width * c.mlp_ratio)
-            h = nn.gelu(nn.Dense(hidden, dtype=dtype, kernel_init=xavier, name="mlp_in")(h), approximate=True)
-        h = nn.Dense(c.width, dtype=dtype, kernel_init=xavier, name="mlp_out")(h)
+            h = nn.gelu(nn.Dense(hidden, dtype=dtype, kernel_init=XAVIER, name="mlp_in")(h), approximate=True)
+        h = nn.Dense(c.width, dtype=dtype, kernel_init=XAVIER, name="mlp_out")(h)
         return x + gate2[:, None, :] * h
 
 
@@ -261,8 +260,7 @@ class DiT(nn.Module):
         time = TimeEmbedding(c.width, dtype=dtype, shift=c.frequency_shift, name=f"time{suffix}")
         embedding = time(t * c.time_scale)
         if c.num_classes:
-            init = nn.initializers.normal(0.02)
-            table = nn.Embed(c.num_classes + 1, c.width, embedding_init=init, name=f"label{suffix}")
+            table = nn.Embed(c.num_classes + 1, c.width, embedding_init=SMALL, name=f"label{suffix}")
             embedding = embedding + table(cond.label).astype(dtype)  # type: ignore[arg-type]
         if c.pooled_dim and cond.pooled is not None:
             embedding = embedding + VectorEmbedding(c.width, dtype, name=f"pooled{suffix}")(cond.pooled)
@@ -280,7 +278,7 @@ class DiT(nn.Module):
         x = space_to_depth(z.astype(dtype), c.patch)
         b, *space, _ = x.shape
         check_positions("width", c.width, len(space))
-        x = nn.Dense(c.width, dtype=dtype, kernel_init=nn.initializers.xavier_uniform(), name="patches")(x)
+        x = nn.Dense(c.width, dtype=dtype, kernel_init=XAVIER, name="patches")(x)
         x = x.reshape(b, -1, c.width) + jnp.asarray(sincos_positions(tuple(space), c.width, c.base_size), dtype)[None]
 
         suffixes = [str(i) for i in range(c.depth)] if c.block_embedders else [""]
@@ -297,9 +295,8 @@ class DiT(nn.Module):
             shared = embeddings[span.start], angles, context, mask
             (x,) = scanned(block(c, name=span.name), span.length, (x,), *shared)
 
-        zeros = nn.initializers.zeros
-        modulation = nn.Dense(2 * c.width, dtype=dtype, kernel_init=zeros, name="modulation")(nn.silu(embedding))
+        modulation = nn.Dense(2 * c.width, dtype=dtype, kernel_init=ZEROS, name="modulation")(nn.silu(embedding))
         shift, scale = jnp.split(modulation, 2, axis=-1)
         x = modulate(Norm(c, name="norm")(x), shift, scale)
-        x = nn.Dense(c.out_channels * c.patch ** len(space), dtype=dtype, kernel_init=zeros, name="out")(x)
+        x = nn.Dense(c.out_channels * c.patch ** len(space), dtype=dtype, kernel_init=ZEROS, name="out")(x)
         return depth_to_space(x.reshape(b, *space, -1), c.patch).astype(jnp.float32)

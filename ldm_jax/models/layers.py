@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -14,6 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ldm_jax.models.attention import attention
+from ldm_jax.models.initializers import LECUN, ONES, SMALL, ZEROS
 
 Features = Float[Array, "b ... _"]
 
@@ -57,7 +60,7 @@ def conv(
 
     zero: its kernel starts as 0, as a denoiser's last one should.
     """
-    init = nn.initializers.zeros if zero else nn.initializers.lecun_normal()
+    init = ZEROS if zero else LECUN
     return nn.Conv(features, (size,) * rank(x), padding=size // 2, dtype=dtype, kernel_init=init, name=name)(x)
 
 
@@ -95,9 +98,30 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
-        norm = nn.GroupNorm(self.groups, epsilon=self.epsilon, dtype=jnp.float32, use_fast_variance=False, name="norm")
-        with jax.numpy_dtype_promotion("standard"):  # Flax multiplies by parameters of any type.
-            return norm(x.astype(jnp.float32)).astype(self.dtype)
+        scale, bias = _Affine(name="norm")(x.shape[-1])
+        return group_norm(x, scale, bias, groups=self.groups, epsilon=self.epsilon).astype(self.dtype)
+
+
+class _Affine(nn.Module):
+    @nn.compact
+    def __call__(self, features: int) -> tuple[Any, Any]:
+        return self.param("scale", ONES, (features,), jnp.float32), self.param("bias", ZEROS, (features,), jnp.float32)
+
+
+# Compiled as a part of whatever calls it; under its own jit it is traced and differentiated once for each shape.
+@partial(jax.jit, static_argnames=("groups", "epsilon"))
+def group_norm(
+    x: Features, scale: Float[Array, "c"], bias: Float[Array, "c"], *, groups: int, epsilon: float
+) -> Features:
+    """Groups of channels of each example at mean 0 and variance 1, scaled and moved (arXiv 1803.08494), in float32."""
+    b, *space, c = x.shape
+    if c % groups:
+        raise ValueError(f"{groups} groups do not divide {c} channels")
+    x = x.astype(jnp.float32).reshape(b, math.prod(space), groups, c // groups)
+    x = x - x.mean(axis=(1, 3), keepdims=True)
+    scale, bias = (each.astype(jnp.float32).reshape(1, 1, groups, -1) for each in (scale, bias))
+    factor = lax.rsqrt(jnp.square(x).mean(axis=(1, 3), keepdims=True) + epsilon) * scale
+    return (x * factor + bias).reshape(b, *space, c)
 
 
 class ResBlock(nn.Module):
@@ -217,12 +241,11 @@ class TimeEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, t: Float[Array, "b"], guidance: Float[Array, "b k"] | None = None) -> Float[Array, "b e"]:
-        init = nn.initializers.normal(0.02)
         h = sinusoidal(t, self.frequencies, shift=self.shift, sine_first=self.sine_first).astype(self.dtype)
         if guidance is not None:
             h = h + nn.Dense(self.frequencies, use_bias=False, dtype=self.dtype, name="guidance")(guidance)
-        h = nn.Dense(self.features, dtype=self.dtype, kernel_init=init, name="dense1")(h)
-        return nn.Dense(self.features, dtype=self.dtype, kernel_init=init, name="dense2")(jax.nn.silu(h))
+        h = nn.Dense(self.features, dtype=self.dtype, kernel_init=SMALL, name="dense1")(h)
+        return nn.Dense(self.features, dtype=self.dtype, kernel_init=SMALL, name="dense2")(jax.nn.silu(h))
 
 
 class VectorEmbedding(nn.Module):
@@ -233,6 +256,5 @@ class VectorEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b d"]) -> Float[Array, "b e"]:
-        init = nn.initializers.normal(0.02)
-        h = jax.nn.silu(nn.Dense(self.features, dtype=self.dtype, kernel_init=init, name="dense1")(x))
-        return nn.Dense(self.features, dtype=self.dtype, kernel_init=init, name="dense2")(h)
+        h = jax.nn.silu(nn.Dense(self.features, dtype=self.dtype, kernel_init=SMALL, name="dense1")(x))
+        return nn.Dense(self.features, dtype=self.dtype, kernel_init=SMALL, name="dense2")(h)

@@ -21,11 +21,11 @@ from ldm_jax.models.blocks import Mlp, rms_norm, standardise
 from ldm_jax.models.computing import scanned, spans
 from ldm_jax.models.conditioning import Conditioning, Time, joined, per_example, received
 from ldm_jax.models.dit import check_patches, check_positions, modulate, sincos_positions
+from ldm_jax.models.initializers import SMALL, XAVIER, ZEROS
 from ldm_jax.models.layers import TimeEmbedding, depth_to_space, space_to_depth
 
 Tokens = Float[Array, "b _ _"]
 Heads = Float[Array, "b n heads k"]
-XAVIER, SMALL = nn.initializers.xavier_uniform(), nn.initializers.normal(0.02)
 """As DiT starts: every modulation and the output at 0 (adaLN-Zero, arXiv 2212.09748, section 3.2)."""
 
 
@@ -113,9 +113,9 @@ class Stream(nn.Module):
     """The last block's text stream: it is seen, and sees nothing itself."""
 
     def setup(self) -> None:
-        c, dtype, zeros = self.config, jnp.dtype(self.config.dtype), nn.initializers.zeros
+        c, dtype = self.config, jnp.dtype(self.config.dtype)
         parts = 2 if self.keys_only else 9 if self.dual else 6
-        self.modulation = nn.Dense(parts * c.width, dtype=dtype, kernel_init=zeros)
+        self.modulation = nn.Dense(parts * c.width, dtype=dtype, kernel_init=ZEROS)
         self.query, self.key, self.value = (nn.Dense(c.width, dtype=dtype, kernel_init=XAVIER) for _ in range(3))
         if c.qk_norm:
             self.q_norm, self.k_norm = (nn.RMSNorm(epsilon=1e-6, dtype=jnp.float32) for _ in range(2))
@@ -276,9 +276,8 @@ class MMDiT(nn.Module):
             mask = jnp.concatenate([jnp.ones(x.shape[:2], bool), cond.context_mask], axis=1)
         x = self._blocks(x, text, embedding, mask)
 
-        zeros = nn.initializers.zeros
-        modulation = nn.Dense(2 * c.width, dtype=dtype, kernel_init=zeros, name="modulation")(nn.silu(embedding))
+        modulation = nn.Dense(2 * c.width, dtype=dtype, kernel_init=ZEROS, name="modulation")(nn.silu(embedding))
         scale, shift = jnp.split(modulation, 2, axis=-1)
         x = modulate(standardise(x), shift, scale)
-        x = nn.Dense(c.out_channels * c.patch ** len(space), dtype=dtype, kernel_init=zeros, name="out")(x)
+        x = nn.Dense(c.out_channels * c.patch ** len(space), dtype=dtype, kernel_init=ZEROS, name="out")(x)
         return depth_to_space(x.reshape(b, *space, -1), c.patch).astype(jnp.float32)
