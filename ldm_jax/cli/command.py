@@ -18,6 +18,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from types import TracebackType
 from typing import NoReturn
 
 from ldm_jax.errors import SAVED, Diverged, InputError, Stopped
@@ -115,7 +116,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 def leave(code: int) -> NoReturn:
     """Ends the process with a command's exit code."""
     if code == FAILED:
-        # TensorStore's threads would show a traceback of each write that had failed, while Python ends.
+        # While Python ends, TensorStore's threads would go on to show what `_no_loop` has left out.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -126,10 +127,17 @@ def without_echoes() -> None:
     """From now on the loggers that repeat what is raised anyway say no more than warnings."""
     for name in ECHOES:
         logging.getLogger(name).addFilter(_no_error)
+    sys.excepthook = _no_loop
 
 
 def _no_error(record: logging.LogRecord) -> bool:
     return record.levelno < logging.ERROR
+
+
+def _no_loop(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """TensorStore shows each write that ends after the save it belonged to had failed."""
+    if str(error) != "Event loop is closed":
+        sys.__excepthook__(kind, error, traceback)
 
 
 def _quiet() -> None:

@@ -20,7 +20,6 @@ from ldm_jax.diffusion.samplers.base import (
     State,
     StatefulDenoise,
     Step,
-    advance,
     example_keys,
     normal,
     point,
@@ -212,7 +211,8 @@ def invert(
 
     Song et al. 2020 (arXiv 2010.02502), section 4.3; Mokady et al. 2022 (arXiv 2211.09794), section 3. grid: the
     descending one of the sampler. The step up needs the prediction at its end, and takes the one at its start; refine
-    > 0 repairs that by so many fixed-point iterations a step, one evaluation each (Pan et al. 2023, arXiv 2309.04907).
+    > 0 repairs that by so many fixed-point iterations a step, one evaluation each (after Pan et al. 2023, arXiv
+    2309.04907).
     The first evaluation is at the grid's last time: where that is 0, kinds that say nothing there (x0) want a small
     time instead.
     """
@@ -224,8 +224,12 @@ def invert(
         a, b = point(at.schedule, at.t), point(at.schedule, at.s)
         first = evaluate(z, at.t)
         guess = b.alpha * first.x0 + b.sigma * first.eps
+        # The guess is moved by what the sampler's step from it misses z by. Pan et al. solve for z_b with eps alone,
+        # which tells nothing at pure noise, where z_b is eps whatever it is.
+        norms = [jnp.sqrt(jnp.square(end.alpha) + jnp.square(end.sigma)) for end in (a, b)]
         for _ in range(refine):
-            guess = advance("eps", z, evaluate(guess.astype(z.dtype), at.s).eps, a, b)
+            down = evaluate(guess.astype(z.dtype), at.s)
+            guess = guess + norms[1] / norms[0] * (z - a.alpha * down.x0 - a.sigma * down.eps)
         return guess
 
     return run(denoise, stateless(step, None), schedule, jnp.asarray(grid)[::-1], z, jax.random.key(0))

@@ -77,19 +77,24 @@ def test_repaint_walks_as_the_paper_says():
         editing.repaint_grid(grids.linspace(4), 0, 1)
 
 
-def test_inversion():
+@pytest.mark.parametrize(
+    "schedule, start, end",
+    [(SCHEDULE, 0.98, 0.0), (RectifiedFlow(), 1.0, 0.0), (EDM(), 1.0, 0.0)],
+    ids=["variance preserving", "from pure noise", "variance exploding"],
+)
+def test_inversion(schedule, start, end):
     """Sampling leads back to where inversion came from; the closer, the better the implicit step is solved."""
     x0 = jax.random.normal(KEY, (8, 2)) * 0.5
-    grid = grids.linspace(25, 0.98, 0.0)
+    grid = grids.linspace(25, start, end)
 
     def there_and_back(refine):
-        up = editing.invert(mixture(SCHEDULE), SCHEDULE, grid, x0, refine)
-        down = samplers.sample(mixture(SCHEDULE), samplers.ddim(), SCHEDULE, grid, up, KEY)
+        up = editing.invert(mixture(schedule), schedule, grid, x0, refine)
+        down = samplers.sample(mixture(schedule), samplers.ddim(), schedule, grid, up, KEY)
         return float(jnp.abs(down - x0).max())
 
-    plain, refined = there_and_back(0), there_and_back(6)
-    assert plain < 0.3
-    assert refined < 1e-3 < plain
+    plain, some, many = map(there_and_back, (0, 3, 12))
+    assert 1e-3 < plain < 0.4
+    assert some < plain / 10 and many < 1e-5
 
 
 def test_slerp():

@@ -118,8 +118,8 @@ def test_a_run_on_a_disk_that_turned_read_only(disk, tmp_path):
     before = {path: path.read_bytes() for path in (place / "run").rglob("*") if path.is_file()}
     disk("50m", again=True, access="ro")
     code, _, err = finish(start(place / "run", data))
-    assert code == 1 and "Traceback" not in err, err
-    assert err.splitlines()[-1].startswith("train: error: Read-only file system"), err
+    assert code == 2 and "Traceback" not in err, err
+    assert err.splitlines()[-1].endswith("can't be written (Read-only file system); name a writable folder"), err
     assert {path: path.read_bytes() for path in (place / "run").rglob("*") if path.is_file()} == before
     disk("50m", again=True)
     assert finish(start(place / "run", data))[0] == 0
