@@ -78,7 +78,7 @@ def test_repaint_walks_as_the_paper_says():
 
 
 @pytest.mark.parametrize(
-    "schedule, start, end",
+    ("schedule", "start", "end"),
     [(SCHEDULE, 0.98, 0.0), (RectifiedFlow(), 1.0, 0.0), (EDM(), 1.0, 0.0)],
     ids=["variance preserving", "from pure noise", "variance exploding"],
 )
