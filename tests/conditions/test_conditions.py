@@ -288,7 +288,7 @@ SLOW = {"marks": pytest.mark.slow}
     [
         ("label paired_image", "mmdit"),
         ("edges layout text", "dit"),
-        ("edges layout text", "mmdit"),
+        pytest.param("edges layout text", "mmdit", **SLOW),
         pytest.param("label paired_image", "unet", **SLOW),
         pytest.param("edges layout text", "unet", **SLOW),
     ],

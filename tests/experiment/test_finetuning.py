@@ -124,6 +124,7 @@ def test_adapters(kind, folders, pictures, tmp_path, capsys):
     assert f"adapter: {tmp_path / 'adapter'}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_and_needs_its_source_no_more(folders, pictures, tmp_path, capsys):
     source = shutil.copytree(folders["sd15"], tmp_path / "source")
     assert train(source, pictures, tmp_path / "whole", steps=6) == 0
