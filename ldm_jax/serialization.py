@@ -70,7 +70,8 @@ def from_tree(cls: type, tree: Any, path: str = "") -> Any:
     hints = hints_of(cls)
     for name in tree:
         if name not in hints:
-            raise InputError(f"{path}{name}: unknown field; accepted: {', '.join(hints)}")
+            written = name if name.isprintable() and name else repr(name)
+            raise InputError(f"{path}{written}: unknown field; accepted: {', '.join(hints)}")
     missing = [field.name for field in dataclasses.fields(cls) if _required(field) and field.name not in tree]
     if missing:
         raise InputError(f"{path}{missing[0]}: it must be given")

@@ -128,3 +128,13 @@ def test_the_options_of_the_last_version_are_understood(trained, config_file, tm
         "stages.autoencoder.optimizer.beta1",
         "sampling.guidance",
     ]
+
+
+def test_a_stage_that_lacks_the_one_before_leaves_nothing(trained, tmp_path, capfd):
+    quickstart, vae = str(ROOT / "configs" / "quickstart.py"), str(trained / "model" / "vae")
+    for more, words in ((), ""), (("--autoencoder-from", vae), f", or leave {vae} as it is by --autoencoder-trains n"):
+        args = [quickstart, "--smoke", "--stage", "denoiser", "--workdir", str(tmp_path / "run"), *more]
+        assert run("train", args) == 2
+        err = capfd.readouterr().err
+        assert "stage: denoiser needs" in err and words in err and err.count("\n") == 1
+        assert not (tmp_path / "run").exists()

@@ -58,6 +58,8 @@ def picture(tmp_path_factory):
         (["--batch-size", "0"], "batch_size: 0"),
         (["--out", "x.jpg"], "out: x.jpg must end in"),
         (["--seeds", "1"], "--seeds"),
+        (["--variant", "fp16"], "variant: 'fp16' can't be used, no part of"),
+        (["--embedding", "x.safetensors="], "embedding: 'x.safetensors=' must have the form FILE or FILE=TOKEN"),
     ],
 )
 def test_sample_says_what_is_wrong_in_one_line(args, words, trained, picture, tmp_path, monkeypatch, capfd):
@@ -70,9 +72,14 @@ def test_sample_says_what_is_wrong_in_one_line(args, words, trained, picture, tm
     assert not list(tmp_path.iterdir())
 
 
-def test_sample_needs_a_model(tmp_path, capfd):
-    assert run("sample", [str(tmp_path)]) == 2
-    assert "has no model_index.json" in capfd.readouterr().err
+def test_sample_needs_a_model(trained, tmp_path, capfd):
+    for place, words in (
+        (tmp_path, "has no model_index.json; name a finished run's folder"),
+        (tmp_path / "nowhere", "nowhere does not exist; name a finished run's folder"),
+        (trained / "model" / "vae", "vae is a part of a model; name a finished run's folder"),
+    ):
+        assert run("sample", [str(place)]) == 2
+        assert words in capfd.readouterr().err
 
 
 def test_sample_writes_png_npz_and_folder(trained, tmp_path, capfd):

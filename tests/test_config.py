@@ -174,3 +174,8 @@ def test_bad_config_files(tmp_path, name, text, words):
 
 def test_configs_are_hashable():
     assert len({Config(), dataclasses.replace(Config(), seed=1), Config()}) == 2
+
+
+def test_names_that_cannot_be_printed_are_quoted():
+    with pytest.raises(InputError, match=r"^'\\n': unknown field; accepted: data"):
+        Config.from_json('{"\\n": null}')

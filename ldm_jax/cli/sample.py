@@ -186,7 +186,9 @@ def check_usable(options: argparse.Namespace, model: LatentDiffusion, prompts: S
 def with_files(options: argparse.Namespace, model: LatentDiffusion) -> LatentDiffusion:
     """The model with the LoRAs and the words that were asked for."""
     for word in options.embedding or ():
-        file, _, token = word.partition("=")
+        file, equals, token = word.partition("=")
+        if equals and not token.strip():
+            raise InputError(f"embedding: {word!r} must have the form FILE or FILE=TOKEN")
         model = model.load_embedding(file, token or None)
     for word in options.lora or ():
         file, _, weight = word.rpartition("=") if "=" in word else (word, "", "1")

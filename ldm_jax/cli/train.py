@@ -66,10 +66,13 @@ def train(args: Sequence[str]) -> int:
 def train_config(config: Config, workdir: Path, stage: StageName = "all", distributed: str | None = None) -> int:
     """Trains an experiment in its folder and says where what it made is; the exit code."""
     from ldm_jax.experiment import Run
+    from ldm_jax.experiment.run import check_order
     from ldm_jax.processes import join, main_process
 
     if distributed is not None:
         join(distributed)
+    # Before a run's folder is made; the run itself looks again.
+    check_order(config, workdir, stage)
     picture = Run(config, workdir).train(stage)
     if main_process():
         made = next((name for name in ("adapter", "embedding") if (workdir / name).is_dir()), "model")

@@ -95,7 +95,8 @@ def read_layout(root: Path, spec: str) -> Layout:
     numbers, class_names = numbered([labels[path] for path in used], by_value=by_column)
     notes += [] if by_column else _named_like_splits(class_names)
     others = tree.others + Counter({SIDECAR: len(tree.texts - sidecars)})
-    notes += _unused(tree, others, len(used), len(lost), len(outside), len(sidecars))
+    there = [path for path in used if path not in rows or (root / path).is_file()]
+    notes += _unused(tree, others, len(there), len(lost), len(outside))
     notes += [f"{len(alone)} in paired/ without a picture, such as {path.name}" for path in alone[:1]]
     notes += [f"columns not read: {', '.join(ignored)}"] * bool(ignored)
     pictures = [
@@ -267,7 +268,7 @@ def _named_like_splits(folders: tuple[str, ...]) -> list[str]:
     return [f"'{name}' is taken for a class, not for a split, as '{beside}' stands beside it" for name in like]
 
 
-def _unused(tree: _Tree, others: Counter[str], used: int, lost: int, outside: int, sidecars: int) -> list[str]:
+def _unused(tree: _Tree, others: Counter[str], used: int, lost: int, outside: int) -> list[str]:
     """What is not used, in words: nothing where all is."""
     linked = sum(tree.linked.values())
     reasons = [f"{n} {extension}" for extension, n in sorted(others.items()) if n]

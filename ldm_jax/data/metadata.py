@@ -64,6 +64,13 @@ def read_metadata(path: Path, where: str) -> tuple[list[Row], list[str]]:
 _KINDS = {"file": FILE, "caption": CAPTION, "label": LABEL, "split": SPLIT, "objects": OBJECTS}
 
 
+def _object(line: str, number: int, where: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}, line {number}: no JSON ({error.msg} at character {error.colno})") from error
+
+
 def _read(path: Path, where: str) -> list[tuple[str, dict[str, Any]]]:
     """(place, columns) of each row."""
     try:
@@ -74,7 +81,9 @@ def _read(path: Path, where: str) -> list[tuple[str, dict[str, Any]]]:
             rows = [(f"row {count}", row) for count, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), 1)]
         else:
             lines = enumerate(text.split("\n"), 1)
-            rows = [(f"line {number}", json.loads(line)) for number, line in lines if line.strip()]
+            rows = [(f"line {number}", _object(line, number, where)) for number, line in lines if line.strip()]
+    except InputError:
+        raise
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{where} cannot be read ({' '.join(str(error).split())})") from error
     for place, row in rows:

@@ -15,7 +15,7 @@ from ldm_jax.conditions import Condition, Given, LabelCondition, join, stack
 from ldm_jax.config import Config, Pretrained, check_loss
 from ldm_jax.data import Loader, Source, Subset, annotation, has_captions, has_pairs, object_names, open_source, summary
 from ldm_jax.diffusion.process import Process
-from ldm_jax.errors import InputError
+from ldm_jax.errors import InputError, told_as
 from ldm_jax.experiment.classes import renumbered, taught
 from ldm_jax.experiment.prior import check_alike, prior_of, prior_source
 from ldm_jax.experiment.workdir import place_of_given
@@ -73,7 +73,8 @@ def read_base(config: Config, workdir: Path) -> Base:
         place = place_of_given(config.denoiser.path, workdir, "denoiser")
         folder = model_folder(place)
         if folder is not None:
-            model = load(folder)
+            with told_as("denoiser_from"):
+                model = load(folder)
             if model.denoiser is None:
                 raise InputError(f"denoiser_from: {place} holds an autoencoder without a denoiser")
             if getattr(model.denoiser.config, "guidance_dim", 0):
@@ -82,17 +83,20 @@ def read_base(config: Config, workdir: Path) -> Base:
             places["denoiser"] = folder
         else:
             places["denoiser"] = find_part(place, ("transformer", "unet"), "denoiser_from", "denoiser")
-            denoiser = load_part(places["denoiser"])
+            with told_as("denoiser_from"):
+                denoiser = load_part(places["denoiser"])
             if not hasattr(denoiser[0].config, "out_channels"):
                 raise InputError(f"denoiser_from: {place} holds a {type(denoiser[0]).__name__}, not a denoiser")
     if isinstance(config.autoencoder, Pretrained):
         place = place_of_given(config.autoencoder.path, workdir, "autoencoder")
         if place.is_file():
             places["autoencoder"] = place
-            module, params = load_single(place).get("vae", (None, None))
+            with told_as("autoencoder_from"):
+                module, params = load_single(place).get("vae", (None, None))
         else:
             places["autoencoder"] = find_part(place, ("vae", "vqvae"), "autoencoder_from", "autoencoder")
-            module, params = load_part(places["autoencoder"])
+            with told_as("autoencoder_from"):
+                module, params = load_part(places["autoencoder"])
         if type(module) not in AUTOENCODERS.values():
             found = f"{places['autoencoder']} holds a {type(module).__name__}"
             raise InputError(f"autoencoder_from: {found}, not an autoencoder")

@@ -11,7 +11,7 @@ from typing import Literal
 import jax
 
 from ldm_jax.cache import Latents
-from ldm_jax.config import Config
+from ldm_jax.config import Config, Pretrained
 from ldm_jax.errors import SAVED, Diverged, InputError
 from ldm_jax.experiment.building import (
     AUTOENCODER,
@@ -50,6 +50,32 @@ def check_devices(config: Config) -> None:
             )
 
 
+def check_order(config: Config, workdir: Path, stage: StageName) -> None:
+    """InputError where a stage would be trained on what is not there, or on what is about to change."""
+    training = config.stage(AutoencoderTraining)
+    done, later = last_step(workdir / "autoencoder"), workdir / "denoiser"
+    if training is None:
+        if stage == "autoencoder":
+            raise InputError("stage: autoencoder is not one of this experiment's stages")
+        return
+    if stage == "denoiser" and done is None:
+        given = isinstance(config.autoencoder, Pretrained)
+        more = f", or leave {config.autoencoder.path} as it is by --autoencoder-trains nothing" if given else ""
+        raise InputError(
+            f"stage: denoiser needs {workdir / 'autoencoder'}; train --stage autoencoder (or all) first{more}"
+        )
+    if (done or 0) < training.steps and last_step(later) is not None:
+        raise InputError(
+            f"stages.autoencoder.steps: {training.steps} would change the latents that {later} was trained on; "
+            f"take another --workdir, or remove {later} to train it anew"
+        )
+
+
+def last_step(folder: Path) -> int | None:
+    """The newest checkpoint's in a stage's folder, None where there is none."""
+    return max((int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit()), default=None)
+
+
 class Run:
     """One experiment in one folder."""
 
@@ -70,7 +96,7 @@ class Run:
 
     def train(self, stage: StageName = "all") -> Path:
         """Trains what is asked for and not done yet; returns the path of the last picture."""
-        self._check_order(stage)
+        check_order(self.config, self.workdir, stage)
         with Lock(self.workdir):
             try:
                 return self._train(stage)
@@ -97,29 +123,8 @@ class Run:
                 return f"step {step} of the {name}; the same command goes on from there"
         return "nothing yet; the same command begins anew"
 
-    def _check_order(self, stage: StageName) -> None:
-        """InputError where a stage would be trained on what is not there, or on what is about to change."""
-        training = self.config.stage(AutoencoderTraining)
-        done = self._done("autoencoder")
-        if training is None:
-            if stage == "autoencoder":
-                raise InputError("stage: autoencoder is not one of this experiment's stages")
-            return
-        if stage == "denoiser" and done is None:
-            raise InputError(
-                f"stage: denoiser needs {self.workdir / 'autoencoder'}; train --stage autoencoder (or all) first"
-            )
-        later = self.workdir / "denoiser"
-        if (done or 0) < training.steps and self._done("denoiser") is not None:
-            raise InputError(
-                f"stages.autoencoder.steps: {training.steps} would change the latents that {later} was trained on; "
-                f"take another --workdir, or remove {later} to train it anew"
-            )
-
     def _done(self, name: str) -> int | None:
-        return max(
-            (int(path.name) for path in (self.workdir / name).glob("[0-9]*") if path.name.isdigit()), default=None
-        )
+        return last_step(self.workdir / name)
 
     def _picture(self, kind: type) -> Path:
         training = self.config.stage(kind)

@@ -177,10 +177,11 @@ def class_errors(
     module: Denoiser,
     process: Any,
 ) -> Array:
-    """Mean squared errors of eps [b], summed over times [s], of latents [b *space c] that are told labels [b].
+    """Root mean square errors of eps [b], summed over times [s], of latents [b *space c] that are told labels [b].
 
     Of eps, as Li et al. 2023 have them, whatever the network predicts: in terms of the flow the late times, at which
-    classes differ most and tell least, would drown the others.
+    classes differ most and tell least, would drown the others. Their squares would let the early times, at which all
+    errors are large, drown the late ones.
 
     keys [b]: of the noise, the same for each time and label whose key is the same.
     """
@@ -192,7 +193,7 @@ def class_errors(
         z_t = process.add_noise(z, eps, t)
         told = cond._replace(label=labels)
         found = process.denoise(lambda z, t: apply(module, params, z, t, told))(z_t, t)
-        return total + jnp.square(found.eps - eps).reshape(len(z), -1).mean(axis=1), None
+        return total + jnp.sqrt(jnp.square(found.eps - eps).reshape(len(z), -1).mean(axis=1)), None
 
     numbers = jnp.arange(len(times), dtype=jnp.uint32)
     return jax.lax.scan(one, jnp.zeros(len(z)), (times, numbers))[0]

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from ldm_jax.conditions import Condition, LabelCondition, Size, TextCondition, TextConditioner, in_range
 from ldm_jax.diffusion.process import Process
-from ldm_jax.errors import InputError
+from ldm_jax.errors import InputError, told_as
 from ldm_jax.images import is_picture
 from ldm_jax.metrics.rounding import to_uint8
 from ldm_jax.models import Conditioning
@@ -332,14 +332,16 @@ class LatentDiffusion(Uses, Classes):
 
         path: a file of diffusers, PEFT or kohya, or a folder with one (docs/weights.md). Several add up.
         """
-        return adapters.with_lora(self, path, weight)
+        with told_as("lora"):
+            return adapters.with_lora(self, path, weight)
 
     def load_embedding(self, path: str | Path, token: str | None = None) -> LatentDiffusion:
         """The model with a new word in its prompts, from a file of textual inversion (diffusers' or A1111's).
 
         token: how it is written in prompts; the file's own name for it where None.
         """
-        return adapters.with_word(self, path, token)
+        with told_as("embedding"):
+            return adapters.with_word(self, path, token)
 
     def save(self, path: str | Path) -> None:
         """Writes the model's folder: model_index.json and the parts, each with config.json and safetensors.

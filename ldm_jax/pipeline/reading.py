@@ -85,12 +85,19 @@ def load(
     path = Path(path)
     if path.is_file():
         return _load_file(path, dtype, variant, sharding, tuple(without), like, ema)
+    if not path.exists():
+        raise InputError(
+            f"model: {path} does not exist; name a finished run's folder, its model/, a pipeline or a file"
+        )
     if like is not None or not ema:
-        raise InputError(f"like, ema: they are for single files; {path} is a folder")
+        raise InputError(f"{'like' if like is not None else 'ema'}: it is for single files; {path} is a folder")
     folder = model_folder(path)
     if folder is None:
-        raise InputError(f"model: {path} has no model_index.json; name a finished run's folder or its model/")
+        what = "is a part of a model" if _is_part(path) else "has no model_index.json"
+        raise InputError(f"model: {path} {what}; name a finished run's folder or its model/")
     path = folder
+    if variant is not None and not any(path.glob(f"*/*.{variant}.*")):
+        raise InputError(f"variant: {variant!r} can't be used, no part of {path} has such files; leave it out")
     if dtype not in ("float32", "bfloat16"):
         raise InputError(f"dtype: {dtype!r} must be float32 or bfloat16")
     index = read_json(path / "model_index.json")
@@ -99,6 +106,11 @@ def load(
     if name == "LatentDiffusion":
         return _load_ours(read)
     return _load_published(read, layout_of(name, path))
+
+
+def _is_part(path: Path) -> bool:
+    """Whether a folder's config.json is a network's and not a run's."""
+    return (path / "config.json").is_file() and "_class_name" in read_json(path / "config.json")
 
 
 def _load_file(

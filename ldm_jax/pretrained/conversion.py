@@ -129,6 +129,9 @@ def convert(
         dst.parent.mkdir(parents=True, exist_ok=True)
         save_original(opened.module, read_params(opened, dtype, None, ignore), dst, size)
         return found
+    if src.is_file() and len(parts) == 1:
+        # One network of one file is a component folder, as published ones are.
+        parts = {"": next(iter(parts.values()))}
     for part, opened in parts.items():
         # What pipelines read of a part's config and its network doesn't: how latents are scaled, the sample's size.
         record = read_json(src / part / "config.json") if src.is_dir() else {}

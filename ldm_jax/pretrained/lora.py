@@ -87,6 +87,11 @@ def _wanted(module: nn.Module) -> dict[str, Source]:
     return sources(module, published.table(config), published.numbers(config))
 
 
+def _misfit(file: Any, name: str, owner: str, needed: str) -> InputError:
+    shape = list(file.tensors.info[name].shape)
+    return InputError(f"lora: {file.path} has {name} of shape {shape}; this model's {owner} has {needed}")
+
+
 def _places(module: nn.Module) -> dict[str, tuple[str, int, int]]:
     """Every published name of a kernel, also in kohya's spelling: our path, which of how many joined ones."""
     tables = [_wanted(module)]
@@ -181,11 +186,9 @@ def _adapters(file: LoraFile, module: nn.Module, halves: Halves) -> Adapters:
         rank, shape = down.shape[-1], shapes[place]
         up = up.reshape(-1, up.shape[-1])
         if up.shape != (rank, shape[-1] // n):
-            raise InputError(f"lora: {half['up']} has shape {tensors.info[half['up']].shape}, {owner} needs another")
+            raise _misfit(file, half["up"], owner, f"{shape[-1] // n} outputs")
         if int(np.prod(down.shape[:-1])) != int(np.prod(shape[:-1])):
-            raise InputError(
-                f"lora: {half['down']} has shape {tensors.info[half['down']].shape}, {owner} needs another"
-            )
+            raise _misfit(file, half["down"], owner, f"{int(np.prod(shape[:-1]))} inputs")
         if i in joined.get(place, {}):
             raise InputError(f"lora: {file.path} has two LoRAs of {owner}, under different names")
         down = down.reshape(*shape[:-1], rank)

@@ -120,6 +120,16 @@ def _default(factory: Any = None, *args: Any) -> dict[Any, Any]:
     return dict(*args)
 
 
+class _ParameterDict(dict[Any, Any]):
+    """torch.nn.ParameterDict, which the first textual inversions were saved as: its parameters by name."""
+
+    def __setstate__(self, state: Any) -> None:
+        found = state.get("_parameters") if isinstance(state, dict) else None
+        if not isinstance(found, dict):
+            raise pickle.UnpicklingError("a ParameterDict without parameters")
+        self.update(found)
+
+
 SETTINGS = (
     *(("numpy", name) for name in ("dtype", "float64", "float32", "float16", "int64", "int32", "bool_")),
     *((f"numpy.{core}.multiarray", "scalar") for core in ("core", "_core")),
@@ -148,6 +158,7 @@ ALLOWED: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor"): _rebuild,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
     ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch.nn.modules.container", "ParameterDict"): _ParameterDict,
     **{("torch", name): _Type(np.dtype(dtype)) for name, dtype in STORAGES.items()},
 }
 INERT = ("pytorch_lightning.", "lightning.", "omegaconf.", "argparse.Namespace")
@@ -251,7 +262,8 @@ class Pickled(Stored):
             if isinstance(error, InputError):
                 raise
             line = (str(error) or type(error).__name__).splitlines()[0]
-            raise InputError(f"model: {path} is no zip file as torch.save writes them ({line})") from error
+            what = "truncated, or no zip file" if _begins_as_zip(path) else "no zip file"
+            raise InputError(f"model: {path} is {what} as torch.save writes them ({line})") from error
         super().__init__(path, tree, places)
 
 
@@ -296,3 +308,11 @@ def _walk(tree: Any, prefix: str, depth: int) -> Iterator[tuple[str, Strided]]:
         for key, value in tree.items():
             if isinstance(key, str):
                 yield from _walk(value, f"{prefix}.{key}" if prefix else key, depth + 1)
+
+
+def _begins_as_zip(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PK\x03\x04"
+    except OSError:
+        return False

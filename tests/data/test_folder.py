@@ -142,6 +142,16 @@ def test_links_are_followed_where_classes_and_splits_are(tmp_path, caplog):
     assert "used 6 of 12 files; not used: 6 behind a link" in caplog.text
 
 
+def test_rows_without_a_file_are_not_counted_as_used(tmp_path, caplog):
+    for i in range(3):
+        draw(tmp_path / f"{i}.png", i)
+    (tmp_path / "x.heic").write_bytes(b"")
+    names = [*(f"{i}.png" for i in range(3)), "gone.png"]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps({"file_name": n, "text": n}) + "\n" for n in names))
+    open_source(f"folder:{tmp_path}")
+    assert "used 3 of 4 files; not used: 1 .heic" in caplog.text
+
+
 @pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\r"])
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "txt"])
 def test_lines_end_at_newlines_alone(tmp_path, character, kind):
@@ -245,7 +255,8 @@ def test_captions_from_metadata(tmp_path, kind):
 @pytest.mark.parametrize(
     ("name", "text", "what"),
     [
-        ("metadata.jsonl", "{broken", "cannot be read"),
+        ("metadata.jsonl", "{broken", "line 1: no JSON"),
+        ("metadata.jsonl", '{"file_name": "0.png", "text": "x"}\n\n{"file_name": "0.png"', r"line 3: no JSON \(.*char"),
         ("metadata.jsonl", '{"file_name": "0.png", "text": "x"}\n["0.png"]', "line 2"),
         ("metadata.jsonl", '{"file_name": "0.png"}', "line 1"),
         ("metadata.jsonl", '{"file_name": "0.png", "text": 3}', "line 1"),

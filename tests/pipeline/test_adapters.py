@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 import ldm_jax
 from ldm_jax.errors import InputError
-from tests.pretrained.hostile import checkpoint, tensor
+from tests.pretrained.hostile import Built, checkpoint, tensor
 
 KEY = jax.random.key(0)
 
@@ -68,6 +68,9 @@ def test_what_cannot_be_merged_is_one_line(models, tmp_path):
     name = next(name for name in tensors if name.endswith("lora_A.weight"))
     save_file({**tensors, name.replace("lora_A", "lora_A.two"): tensors[name]}, tmp_path / "twice.safetensors")
     save_file({**tensors, name.replace("lora_A", "lora_C"): tensors[name]}, tmp_path / "odd.safetensors")
+    wide = np.ones((4, 17), np.float32)
+    save_file({**tensors, name: wide}, tmp_path / "wide.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "x.safetensors").read_bytes()[:-8])
     del tensors[name]
     save_file(tensors, tmp_path / "half.safetensors")
     cases = {
@@ -76,6 +79,8 @@ def test_what_cannot_be_merged_is_one_line(models, tmp_path):
         "odd": "lora_C.weight, which is no LoRA tensor that is known",
         "half": "has half a LoRA of",
         "none": "none.safetensors is not a file",
+        "cut": "^lora: .*cut.safetensors holds",
+        "wide": r"wide.safetensors has .*lora_A.weight of shape \[4, 17\]; this model's .* has 8 inputs",
     }
     for file, message in cases.items():
         with pytest.raises(InputError, match=message) as caught:
@@ -96,16 +101,20 @@ def embedding(folder, kind):
     if kind == "a1111":
         save_file({"emb_params": vectors}, folder / "<toy>.safetensors")
         return folder / "<toy>.safetensors", vectors
+    param = {"*": tensor("0", (2, 16), (16, 1), 32)}
+    if kind == "original":
+        # As the first textual inversions were saved, by PyTorch's own class.
+        param = Built("torch.nn.modules.container", "ParameterDict", {"training": True, "_parameters": param})
     tree = {
         "string_to_token": {"*": 265},
-        "string_to_param": {"*": tensor("0", (2, 16), (16, 1), 32)},
+        "string_to_param": param,
         "name": "toy",
         "step": 7,
     }
     return checkpoint(folder / "<toy>.pt", tree, {"0": vectors.tobytes()}), vectors
 
 
-@pytest.mark.parametrize("kind", ["diffusers", "a1111", "a1111-pt"])
+@pytest.mark.parametrize("kind", ["diffusers", "a1111", "a1111-pt", "original"])
 def test_words(kind, models, tmp_path):
     """A prompt with the word sees its vectors; what is saved knows it, and the model without it is as it was."""
     model = models["sd15"]

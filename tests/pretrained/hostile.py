@@ -65,6 +65,14 @@ class Call:
         self.target, self.args = Global(module, name), args
 
 
+class Built(Call):
+    """An object of module.name whose state is `state`."""
+
+    def __init__(self, module: str, name: str, state) -> None:
+        super().__init__(module, name)
+        self.state = state
+
+
 class Writer(pickle._Pickler):  # type: ignore[name-defined]
     """Writes references and calls without importing what they name."""
 
@@ -80,6 +88,9 @@ class Writer(pickle._Pickler):  # type: ignore[name-defined]
             self.save(obj.target)
             self.save(obj.args)
             self.write(pickle.REDUCE)
+            if isinstance(obj, Built):
+                self.save(obj.state)
+                self.write(pickle.BUILD)
         else:
             super().save(obj, save_persistent_id)
 

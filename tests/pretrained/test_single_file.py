@@ -15,8 +15,9 @@ from safetensors.numpy import load_file, save_file
 
 from ldm_jax.errors import InputError
 from ldm_jax.models import Conditioning, DiT, DiTConfig, TextEncoder, TextEncoderConfig, apply
+from ldm_jax.pretrained.conversion import convert
 from ldm_jax.pretrained.names import Numbers, flat_shapes, sources
-from ldm_jax.pretrained.parts import published_tensors
+from ldm_jax.pretrained.parts import load_part, published_tensors
 from ldm_jax.pretrained.single_file import SECTIONS, load_single, open_single, save_original
 from ldm_jax.pretrained.tables import format_of
 
@@ -156,6 +157,10 @@ def test_one_network_alone(kind, wrapper, tmp_path):
     ((part, (found, loaded)),) = load_single(tmp_path / "x.safetensors").items()
     assert part == ("vae" if kind == "vae" else "unet") and found == module
     for one, two in zip(jax.tree.leaves(loaded), jax.tree.leaves(params), strict=True):
+        np.testing.assert_array_equal(one, two)
+    # Converted it is a component folder, as published ones are.
+    convert(tmp_path / "x.safetensors", tmp_path / "part", echo=lambda line: None)
+    for one, two in zip(jax.tree.leaves(load_part(tmp_path / "part")[1]), jax.tree.leaves(params), strict=True):
         np.testing.assert_array_equal(one, two)
     save_file({**tensors, "more.weight": np.zeros(1, np.float32)}, tmp_path / "x.safetensors")
     with pytest.raises(InputError, match=r"has besides 1 tensors, more\.weight first"):

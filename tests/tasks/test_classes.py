@@ -50,8 +50,8 @@ def test_a_model_says_the_same_in_any_batches(trained):
     np.testing.assert_allclose(whole.errors, parts.errors, rtol=1e-4)
     np.testing.assert_array_equal(whole.labels, whole.errors.argmin(axis=1))
     assert model.classify(images, rounds=Rounds((2, 2), (3,))).evaluations == 26
-    # Of eps, 2 (1 - t)^2 for an untrained flow of normalised latents, at t = 0.5 and 0.25.
-    assert 0.4 < whole.errors.mean() < 1.2
+    # Of eps, 1.4 (1 - t) for an untrained flow of normalised latents, at t = 0.5 and 0.25.
+    assert 0.6 < whole.errors.mean() < 1.2
 
 
 def test_a_balanced_set_of_the_best(trained):
