@@ -2,7 +2,8 @@
 
     python benchmarks/classes.py runs/quickstart [--num 500] [--probed 5000] [--out classes.json]
 
-- classifier: accuracy of `model.classify` on test images, with the evaluations of the network that an image takes
+- classifier: accuracy of `model.classify` on test images, with the evaluations of the network that an image takes, by its
+  default rounds and by twice as many
 - probes: test accuracy of logistic regressions on pixels, on latents, and on the features of each block of the denoiser
   at some times, the labels hidden from it; block and time are chosen on a fifth of the training images
 """
@@ -22,6 +23,10 @@ from sklearn.preprocessing import StandardScaler
 import ldm_jax
 from ldm_jax.pipeline.classes import blocks
 from ldm_jax.runtime import configure
+from ldm_jax.tasks import Rounds
+
+ROUNDS = ((8, 16, 32), (16, 32, 64))
+"""Times at which ten, four and two classes are tried: the default, and twice as many."""
 
 
 def probe(train: np.ndarray, labels: np.ndarray, test: np.ndarray, truth: np.ndarray) -> float:
@@ -30,10 +35,10 @@ def probe(train: np.ndarray, labels: np.ndarray, test: np.ndarray, truth: np.nda
     return float(fitted.score(test, truth))
 
 
-def classifier(model: ldm_jax.LatentDiffusion, num: int) -> dict:
+def classifier(model: ldm_jax.LatentDiffusion, num: int, samples: tuple[int, ...]) -> dict:
     images, truth = (part[:num] for part in images_of("test", model.image_size))
     start = time.perf_counter()
-    said = model.classify(images)
+    said = model.classify(images, rounds=Rounds(samples, (4, 2)))
     return {
         "n": len(images),
         "accuracy": float((said.labels == truth).mean()),
@@ -72,11 +77,12 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--num", type=int, default=500, help="test images that the model itself classifies")
     parser.add_argument("--probed", type=int, default=5000, help="training images of the probes, 0 for none")
+    parser.add_argument("--rounds", type=int, default=0, help="leave out so many of the classifier's rounds")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     configure()
     model = ldm_jax.load(options.run)
-    report = {"classifier": classifier(model, options.num)}
+    report: dict = {"classifier": [classifier(model, options.num, samples) for samples in ROUNDS[options.rounds :]]}
     if options.probed:
         report["probes"] = probes(model, options.probed)
     tell(report, options.out)
