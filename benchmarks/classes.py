@@ -2,8 +2,8 @@
 
     python benchmarks/classes.py runs/quickstart [--num 500] [--probed 5000] [--out classes.json]
 
-- classifier: accuracy of `model.classify` on test images, with the evaluations of the network that an image takes, by its
-  default rounds and by twice as many
+- classifier: accuracy of `model.classify` on test images, with the evaluations of the network that an image takes, by
+  its default rounds and by twice as many
 - probes: test accuracy of logistic regressions on pixels, on latents, and on the features of each block of the denoiser
   at some times, the labels hidden from it; block and time are chosen on a fifth of the training images
 """
