@@ -44,7 +44,8 @@ def read_word(path: str | Path, token: str | None = None) -> Word:
     if not path.is_file():
         raise InputError(f"embedding: {path} is not a file")
     tensors = open_file(path)
-    names = list(tensors.info)
+    # The first files hold the number of the word's token as a tensor, too.
+    names = [name for name in tensors.info if not name.startswith("string_to_token.")]
     if set(names) == set(ENCODERS):
         vectors = {ENCODERS[name]: _vectors(path, name, read(tensors, name)) for name in names}
         if len({len(array) for array in vectors.values()}) != 1:

@@ -101,17 +101,18 @@ def embedding(folder, kind):
     if kind == "a1111":
         save_file({"emb_params": vectors}, folder / "<toy>.safetensors")
         return folder / "<toy>.safetensors", vectors
-    param = {"*": tensor("0", (2, 16), (16, 1), 32)}
+    param, number = {"*": tensor("0", (2, 16), (16, 1), 32)}, 265
     if kind == "original":
+        number = tensor("1", (), (), 1, kind="LongStorage")
         # As the first textual inversions were saved, by PyTorch's own class.
         param = Built("torch.nn.modules.container", "ParameterDict", {"training": True, "_parameters": param})
     tree = {
-        "string_to_token": {"*": 265},
+        "string_to_token": {"*": number},
         "string_to_param": param,
         "name": "toy",
         "step": 7,
     }
-    return checkpoint(folder / "<toy>.pt", tree, {"0": vectors.tobytes()}), vectors
+    return checkpoint(folder / "<toy>.pt", tree, {"0": vectors.tobytes(), "1": np.int64(265).tobytes()}), vectors
 
 
 @pytest.mark.parametrize("kind", ["diffusers", "a1111", "a1111-pt", "original"])
