@@ -59,8 +59,8 @@ def check_order(config: Config, workdir: Path, stage: StageName) -> None:
             raise InputError("stage: autoencoder is not one of this experiment's stages")
         return
     if stage == "denoiser" and done is None:
-        given = isinstance(config.autoencoder, Pretrained)
-        more = f", or leave {config.autoencoder.path} as it is by --autoencoder-trains nothing" if given else ""
+        given = config.autoencoder.path if isinstance(config.autoencoder, Pretrained) else None
+        more = f", or leave {given} as it is by --autoencoder-trains nothing" if given else ""
         raise InputError(
             f"stage: denoiser needs {workdir / 'autoencoder'}; train --stage autoencoder (or all) first{more}"
         )

@@ -150,7 +150,7 @@ class Stage(Protocol):
         """Host arrays to begin with, handed to `init`; None where all is new."""
         ...
 
-    def init(self, key: Array, given: Params) -> Params:
+    def init(self, key: Array, given: Params, /) -> Params:
         """The parameters to begin with; called within jit."""
         ...
 
