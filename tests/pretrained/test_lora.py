@@ -257,8 +257,14 @@ def test_files_that_are_wrong(unet, tmp_path):
         ({"unet.nothing.lora_A.weight": a, "unet.nothing.lora_B.weight": b}, "unknown layer nothing"),
         ({f"unet.{LAYER}.lora_A.weight": a}, "half a LoRA"),
         ({f"unet.{LAYER}.dora_scale": a}, "no LoRA tensor"),
-        ({f"unet.{LAYER}.lora_A.weight": a, f"unet.{LAYER}.lora_B.weight": b[:4]}, "needs another"),
-        ({f"unet.{LAYER}.lora_A.weight": a[:, :3], f"unet.{LAYER}.lora_B.weight": b}, "needs another"),
+        (
+            {f"unet.{LAYER}.lora_A.weight": a, f"unet.{LAYER}.lora_B.weight": b[:4]},
+            r"of shape .*; this model.s .* has \d+ outputs",
+        ),
+        (
+            {f"unet.{LAYER}.lora_A.weight": a[:, :3], f"unet.{LAYER}.lora_B.weight": b},
+            r"of shape .*; this model.s .* has \d+ inputs",
+        ),
     ):
         save_file(tensors, path)
         with pytest.raises(InputError, match=word):
