@@ -240,7 +240,7 @@ def test_a_grid_is_drawn_once_more(trained, tmp_path, capfd):
     [
         ({"seed": "one"}, "tells a seed that can't be used, 'one'"),
         ({"labels": [True]}, "tells a labels that can't be used"),
-        ({"model": "nowhere"}, "nowhere has no model_index.json"),
+        ({"model": "nowhere"}, "nowhere does not exist"),
         ({"model": "nowhere", "seed": -4}, "seed: -4 must be at least 0"),
         ({"guidance": float("nan"), "model": "nowhere"}, "guidance: nan must be a finite number"),
         ({}, "model: name a run's folder"),
