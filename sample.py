@@ -2,7 +2,7 @@
 
 import sys
 
-from ldm_jax.cli import leave, run
+from ldm_jax.cli import run
 
 if __name__ == "__main__":
-    leave(run("sample", sys.argv[1:]))
+    sys.exit(run("sample", sys.argv[1:]))

@@ -2,7 +2,7 @@
 
 import sys
 
-from ldm_jax.cli import leave, run
+from ldm_jax.cli import run
 
 if __name__ == "__main__":
-    leave(run("train", sys.argv[1:]))
+    sys.exit(run("train", sys.argv[1:]))

@@ -1,3 +1,5 @@
-from ldm_jax.cli import program
+import sys
 
-program()
+from ldm_jax.cli import main
+
+sys.exit(main())

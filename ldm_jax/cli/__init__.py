@@ -13,9 +13,8 @@ import importlib.metadata
 import logging
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
-from ldm_jax.cli.command import CLOSED_PIPE, DONE, WRONG_INPUT, guarded, leave, without_echoes
+from ldm_jax.cli.command import CLOSED_PIPE, DONE, WRONG_INPUT, guarded, without_echoes
 
 COMMANDS: dict[str, str] = {
     "train": "an experiment, from its config to the saved model",
@@ -58,11 +57,6 @@ def main(args: Sequence[str] | None = None) -> int:
     if args and args[0] in COMMANDS:
         return run(args[0], args[1:])
     return guarded("ldm-jax", lambda: _main(args), closed=DONE)
-
-
-def program() -> NoReturn:
-    """The whole process of `ldm-jax`."""
-    leave(main())
 
 
 def _main(args: Sequence[str]) -> int:

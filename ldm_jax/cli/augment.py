@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldm_jax.cli.parsing import Parser
-from ldm_jax.errors import InputError
 
 
 def augment(args: Sequence[str]) -> int:
@@ -29,12 +28,12 @@ def augment(args: Sequence[str]) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     options = parser.parse_args(args)
 
-    if not 0.0 < options.keep <= 1.0:
-        raise InputError(f"keep: {options.keep} must be above 0 and at most 1")
     from ldm_jax import seeds
     from ldm_jax.output import SampleMetadata, check_output, check_size, write_output
     from ldm_jax.pipeline import everywhere, load
+    from ldm_jax.pipeline.classes import check_keep
 
+    check_keep(options.keep)
     check_output(options.out, overwrite=options.overwrite)
     model = load(options.model, sharding=everywhere())
     count = options.per_class * max(model.num_classes, 1)

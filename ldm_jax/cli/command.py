@@ -19,7 +19,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import NoReturn
 
 from ldm_jax.errors import SAVED, Diverged, InputError, Stopped
 
@@ -111,16 +110,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         if isinstance(error, BaseExceptionGroup):
             yield from error.exceptions
         error = error.__cause__ or error.__context__
-
-
-def leave(code: int) -> NoReturn:
-    """Ends the process with a command's exit code."""
-    if code == FAILED:
-        # While Python ends, TensorStore's threads would go on to show what `_no_loop` has left out.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
 
 
 def without_echoes() -> None:

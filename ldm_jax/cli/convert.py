@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ldm_jax.cli import leave, run
+from ldm_jax.cli import run
 from ldm_jax.cli.parsing import Parser
 from ldm_jax.errors import InputError
 
@@ -126,4 +126,4 @@ def _remove(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    leave(run("convert", sys.argv[1:]))
+    sys.exit(run("convert", sys.argv[1:]))

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm_jax.cli import leave, run
+from ldm_jax.cli import run
 from ldm_jax.cli.parsing import Parser
 from ldm_jax.errors import InputError
 
@@ -141,4 +141,4 @@ def _files(out: Path | None, save_reference: Path | None, *, overwrite: bool) ->
 
 
 if __name__ == "__main__":
-    leave(run("evaluate", sys.argv[1:]))
+    sys.exit(run("evaluate", sys.argv[1:]))

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldm_jax.cli import leave, run
+from ldm_jax.cli import run
 from ldm_jax.cli.parsing import Parser
 from ldm_jax.errors import InputError
 
@@ -172,4 +172,4 @@ def _flat(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    leave(run("inspect", sys.argv[1:]))
+    sys.exit(run("inspect", sys.argv[1:]))

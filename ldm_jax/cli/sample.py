@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ldm_jax.cli import leave, run, sample_told
+from ldm_jax.cli import run, sample_told
 from ldm_jax.cli.again import recall, settings_of
 from ldm_jax.cli.parsing import Parser
 from ldm_jax.cli.sample_images import add_options, check_images, read_use
@@ -254,4 +254,4 @@ def read_prompts(path: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    leave(run("sample", sys.argv[1:]))
+    sys.exit(run("sample", sys.argv[1:]))

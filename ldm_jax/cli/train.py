@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ldm_jax.cli import leave, run
+from ldm_jax.cli import run
 from ldm_jax.cli.parsing import Parser, help_text, parse_config
 from ldm_jax.config import Config
 from ldm_jax.configfile import load_config
@@ -82,4 +82,4 @@ def train_config(config: Config, workdir: Path, stage: StageName = "all", distri
 
 
 if __name__ == "__main__":
-    leave(run("train", sys.argv[1:]))
+    sys.exit(run("train", sys.argv[1:]))

@@ -26,7 +26,6 @@ from ldm_jax.models.layers import TimeEmbedding, depth_to_space, space_to_depth
 
 Tokens = Float[Array, "b _ _"]
 Heads = Float[Array, "b n heads k"]
-"""As DiT starts: every modulation and the output at 0 (adaLN-Zero, arXiv 2212.09748, section 3.2)."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,6 +43,12 @@ def in_batches(compute: Callable[[np.ndarray], Array], n: int, size: int) -> np.
     return np.concatenate(found)
 
 
+def check_keep(keep: float | int) -> None:
+    """InputError for a share of the drawn images that can't be kept."""
+    if not 0.0 < keep <= 1.0:
+        raise InputError(f"keep: {keep} must be above 0 and at most 1")
+
+
 class Labelled(NamedTuple):
     """Images with the classes that they were drawn for."""
 
@@ -174,8 +180,7 @@ class Classes:
         self._check_classes("augment")
         if type(per_class) is not int or per_class < 1:
             raise InputError(f"per_class: {per_class} must be a whole number of at least 1")
-        if not 0.0 < keep <= 1.0:
-            raise InputError(f"keep: {keep} must be above 0 and at most 1")
+        check_keep(keep)
         classes, drawn = self.num_classes, int(np.ceil(per_class / keep))
         labels = np.tile(np.arange(classes), drawn)
         images = self.sample(key, num=len(labels), labels=list(range(classes)), **sampling)
