@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
@@ -18,7 +19,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import TracebackType
+from typing import Any
 
 from ldm_jax.errors import SAVED, Diverged, InputError, Stopped
 
@@ -113,20 +114,39 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def without_echoes() -> None:
-    """From now on the loggers that repeat what is raised anyway say no more than warnings."""
+    """From now on nothing repeats what is raised anyway: loggers say no more than warnings, closed loops nothing."""
     for name in ECHOES:
         logging.getLogger(name).addFilter(_no_error)
-    sys.excepthook = _no_loop
+    # Python 3.14 has deprecated policies without another way to choose the loop of `asyncio.run` in Orbax's threads.
+    if sys.version_info < (3, 14):
+        asyncio.set_event_loop_policy(_Policy())
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """A loop that hears nothing after its end.
+
+    Of a save that failed, TensorStore reports each other write to the loop that waited for it, and shows a traceback
+    where that is closed.
+    """
+
+    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
+        try:
+            return super().call_soon_threadsafe(callback, *args, context=context)
+        except RuntimeError:
+            if not self.is_closed():
+                raise
+            return asyncio.Handle(callback, args, self, context)
+
+
+if sys.version_info < (3, 14):
+
+    class _Policy(asyncio.DefaultEventLoopPolicy):
+        def new_event_loop(self) -> asyncio.AbstractEventLoop:
+            return _Loop()
 
 
 def _no_error(record: logging.LogRecord) -> bool:
     return record.levelno < logging.ERROR
-
-
-def _no_loop(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """TensorStore shows each write that ends after the save it belonged to had failed."""
-    if str(error) != "Event loop is closed":
-        sys.__excepthook__(kind, error, traceback)
 
 
 def _quiet() -> None:

@@ -77,8 +77,11 @@ def tensors(folder):
     }
 
 
-# SDXL takes as long as the two others together.
-@pytest.mark.parametrize("kind", ["sd15", pytest.param("sdxl", marks=pytest.mark.slow), "sd3"])
+# Each compiles a published network for half a minute; the two others differ from the first in conditions alone.
+EACH = pytest.mark.parametrize("kind", ["sd15", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])])
+
+
+@EACH
 def test_the_whole_denoiser(kind, folders, pictures, tmp_path, capsys):
     assert train(folders[kind], pictures, tmp_path) == 0, capsys.readouterr().err
     found = losses(tmp_path)
@@ -105,8 +108,7 @@ def test_attention_alone(folders, pictures, tmp_path, capsys):
     assert "conv_in.weight" not in moved
 
 
-# Each compiles a published network for half a minute; the two others differ from the first in conditions alone.
-@pytest.mark.parametrize("kind", ["sd15", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])])
+@EACH
 def test_adapters(kind, folders, pictures, tmp_path, capsys):
     """A LoRA file, not a pipeline; the base is read, never written."""
     before = {path: path.read_bytes() for path in folders[kind].rglob("*") if path.is_file()}
