@@ -21,7 +21,7 @@ from ldm_jax.training.checkpoints import Checkpoints
 from ldm_jax.training.made_once import made_once
 from ldm_jax.training.parallel import Strategy, make_strategy
 from ldm_jax.training.record import Record
-from ldm_jax.training.stage import Evaluation, Loss, Params, Stage
+from ldm_jax.training.stage import Evaluation, Loss, Params, Stage, Training
 from ldm_jax.training.step import TrainState, started, train_step
 
 log = logging.getLogger("ldm_jax")
@@ -79,15 +79,19 @@ def fit(
     checkpoints = Checkpoints(workdir / name, stage.inputs)
     try:
         start, state = _begun(stage, strategy, checkpoints, jax.random.fold_in(key, 0))
-        if start < training.steps:
+        unseen = _unseen(training, workdir, start)
+        if start < training.steps or unseen:
             fitting = Fitting(stage, workdir, strategy, checkpoints, start)
-            state = fitting.run(state, jax.random.fold_in(key, 1))
-        elif not picture_path(workdir, name, start).exists():
-            # A signal or a crash came between the last checkpoint and its pictures.
-            _draw(workdir, name, start, stage.evaluate(start, strategy.local(state.ema)))
+            state = fitting.run(state, jax.random.fold_in(key, 1), unseen)
     finally:
         checkpoints.close()
     return strategy.local(strategy.joined(state).ema), strategy
+
+
+def _unseen(training: Training, workdir: Path, step: int) -> bool:
+    """Whether a signal or a crash came between a checkpoint and what is looked at after its step."""
+    due = step > 0 and (step % training.sample_every == 0 or step >= training.steps)
+    return due and not picture_path(workdir, training.label, step).exists()
 
 
 @made_once
@@ -148,12 +152,15 @@ class Fitting:
         # Loops over several fake CPU devices deadlock when steps pile up (JAX 0.10.2), so each one is waited for there.
         self._wait = jax.default_backend() == "cpu" and jax.device_count() > 1
 
-    def run(self, state: TrainState, key: jax.Array) -> TrainState:
-        """All steps that are left; see `fit`."""
+    def run(self, state: TrainState, key: jax.Array, unseen: bool) -> TrainState:
+        """All steps that are left; see `fit`. unseen: the state that it begins with is to be looked at first."""
         frozen = None if self.stage.frozen is None else self.strategy.replicate(self.stage.frozen)
         batches = self.stage.batches(self.start, self.training.steps)
         try:
             with StopSignal() as stop:
+                if unseen:
+                    self.record.add(self._look(self.start, self.strategy.joined(state)))
+                    self.record.restart(self.start)
                 for k, host_batch in batches:
                     step, batch = k + 1, self.strategy.put(host_batch)
                     if step == self.start + 1:

@@ -25,11 +25,18 @@ from ldm_jax.processes import main_process
 from ldm_jax.training.flops import peak_flops
 
 
-def keep_until(path: Path, stage: str, step: int) -> None:
-    """Drops a stage's lines after `step` (those of a run that was killed past its last checkpoint) and broken ones."""
+Line = tuple[int, int, dict[str, Any]]
+"""Where a line of metrics begins in its file, its step, its values."""
+
+
+def keep_until(path: Path, stage: str, step: int) -> Line | None:
+    """Drops a stage's lines after `step` (those of a run that was killed past its last checkpoint) and broken ones.
+
+    Gives back the line of `step` where it is the last that is left.
+    """
     if not path.exists():
-        return
-    kept = []
+        return None
+    kept, last = [], {}
     for line in path.read_text().split("\n"):
         try:
             record = json.loads(line)
@@ -37,8 +44,12 @@ def keep_until(path: Path, stage: str, step: int) -> None:
             continue
         if record.get("stage") != stage or record.get("step", 0) <= step:
             kept.append(line + "\n")
+            last = record
     with whole(path) as temporary:
         temporary.write_text("".join(kept))
+    if (last.pop("stage", None), last.pop("step", None)) != (stage, step):
+        return None
+    return sum(len(line.encode()) for line in kept[:-1]), step, last
 
 
 def _at_end(path: Path) -> io.FileIO:
@@ -90,10 +101,8 @@ class Record:
         self.flops = 0.0
         """Of one device in a step, for the rates that are recorded; 0: unknown."""
         self._main = main_process()
-        if self._main:
-            keep_until(workdir / "metrics.jsonl", stage, start)
+        self._last = keep_until(workdir / "metrics.jsonl", stage, start) if self._main else None
         self._file = _at_end(workdir / "metrics.jsonl") if self._main else None
-        self._last: tuple[int, int, dict[str, Any]] = (0, 0, {})
         self._board = Board(workdir / "tensorboard" / stage, start) if self._main else None
         terminal = sys.stderr.isatty()
         self._bar = tqdm(
@@ -143,7 +152,7 @@ class Record:
 
     def add(self, values: Mapping[str, Any]) -> None:
         """What was found later about the step of the last line: the line is written over by a longer one."""
-        if not self._main or not values:
+        if self._last is None or not values:
             return
         assert self._file is not None and self._board is not None
         place, step, before = self._last
@@ -153,13 +162,13 @@ class Record:
 
     def restart(self, step: int) -> None:
         """The clock of the next rate starts now: what came between two steps is not training."""
-        if step == self._last[1] or not self._main:
+        if self._last is None or step == self._last[1]:
             self._since, self._since_step = time.monotonic(), step
 
     def _line(self, step: int, values: Mapping[str, Any]) -> None:
         assert self._file is not None
         # JSON has no NaN.
-        shown = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        shown = {name: value if value is not None and math.isfinite(value) else None for name, value in values.items()}
         # In one piece, so that a kill leaves the line or none.
         write_all(self._file, (json.dumps({"stage": self.stage, "step": step, **shown}) + "\n").encode())
 

@@ -15,7 +15,7 @@ from tests.pipeline import pipelines
 # Measured: 0.09 and 0.08 with adapters of every layer; SD3, of attention alone, 0.51 at a rate of 1e-2.
 @pytest.mark.parametrize(
     ("kind", "layers", "rate", "share"),
-    [("sd15", ".*kernel", 5e-3, 0.5), ("sdxl", ".*kernel", 5e-3, 0.5), ("sd3", "", 1e-2, 0.55)],
+    [("sd15", ".*kernel", 5e-3, 0.5), ("sdxl", ".*kernel", 5e-3, 0.5), ("sd3", ".*kernel", 5e-3, 0.5)],
 )
 def test_the_loss_on_eight_images_halves_in_200_steps(kind, layers, rate, share, tmp_path, capsys):
     rng, lines, pictures = np.random.default_rng(0), [], tmp_path / "pictures"

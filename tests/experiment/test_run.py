@@ -69,6 +69,28 @@ def test_a_damaged_checkpoint_costs_nothing_but_time(trained, tiny_config, tmp_p
     assert steps == list(range(1, 9))
 
 
+def test_what_a_kill_kept_from_being_looked_at_is_looked_at(trained, tiny_config, tmp_path):
+    """After the last step and in the middle: the picture and the numbers of a checkpoint's step are made up for."""
+    copy = shutil.copytree(trained, tmp_path / "copy")
+    expected = records(copy)
+    for step, sample_every in ((8, 8), (6, 6)):
+        config = tiny_config.with_stages(denoiser={"sample_every": sample_every})
+        if step == 6:
+            shutil.rmtree(copy / "denoiser" / "8")
+        lines = [x for x in records(copy) if x["stage"] != "denoiser" or x["step"] <= step]
+        lines[-1].pop("test_loss", None)
+        (copy / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+        picture = copy / "samples" / f"denoiser-000000{step}.png"
+        picture.unlink(missing_ok=True)
+        Run(config, copy).train()
+        found = {x["step"]: x for x in records(copy) if x["stage"] == "denoiser"}
+        assert list(found) == list(range(1, 9))
+        assert picture.is_file() and np.isfinite(found[step]["test_loss"])
+        assert found[step].keys() == expected[-1].keys()
+        assert found[8]["loss"] == expected[-1]["loss"] and found[8]["test_loss"] == expected[-1]["test_loss"]
+    assert weights(copy) == weights(trained)
+
+
 def test_stages_apart_give_the_same_model(trained, tiny_config, tmp_path):
     workdir = tmp_path / "apart"
     Run(tiny_config, workdir).train("autoencoder")
