@@ -24,7 +24,6 @@ from ldm_jax.files import whole, write_all
 from ldm_jax.processes import main_process
 from ldm_jax.training.flops import peak_flops
 
-
 Line = tuple[int, int, dict[str, Any]]
 """Where a line of metrics begins in its file, its step, its values."""
 
