@@ -96,7 +96,7 @@ def tiny_config():
     from ldm_jax.smoke import shrink
 
     config = shrink(load_config(ROOT / "configs" / "quickstart.py"))
-    few = {"steps": 8, "checkpoint_every": 3, "sample_every": 8}
+    few = {"steps": 8, "checkpoint_every": 6, "sample_every": 8}
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, limit=64),

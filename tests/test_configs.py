@@ -2,12 +2,14 @@
 
 import ast
 import dataclasses
+import json
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+import ldm_jax
 from ldm_jax.config import Config
 from ldm_jax.configfile import load_config
 from ldm_jax.errors import InputError
@@ -65,8 +67,21 @@ def test_json_both_ways(path):
     assert Config.from_json(config.to_json()) == config
 
 
+def asked(name, size, channels):
+    """What a model of a config is asked for two pictures with, beside its classes."""
+    grey = np.zeros((2, size, size, channels), np.uint8)
+    return {
+        "edges": {"edges_of": grey},
+        "layout": {"layout": [[["blue ring", [0.1, 0.1, 0.5, 0.5]]], [("red star", (0.0, 0.25, 1.0, 0.75))]]},
+        "super_resolution": {"image": grey[:, ::4, ::4]},
+        "inpainting": {"image": grey, "mask": np.eye(size, dtype=bool)},
+        "shapes": {"prompts": ["a cat", "dog"], "negative": "owl"},
+    }.get(name, {})
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_trains_when_shrunk(path, photos, tmp_path):
+    """Two steps of each stage, saved; what has other conditions than classes, or other words, is loaded and asked."""
     config = shrink(load_config(path))
     source = f"folder:{photos}" if config.data.source.startswith("folder:") else config.data.source
     few = {"steps": 2, "sample_every": 2}
@@ -80,6 +95,33 @@ def test_trains_when_shrunk(path, photos, tmp_path):
     # The gradient of JAX's own attention mixes types in bfloat16.
     short = any(stage.dtype == "bfloat16" for stage in config.stages)
     with jax.numpy_dtype_promotion("standard" if short else "strict"):
-        picture = Run(config, tmp_path).train()
+        run = Run(config, tmp_path / "run")
+        picture = run.train()
     with Image.open(picture) as image:
         assert image.size[0] >= config.data.image_size
+    if path.stem == "unet":
+        written_as_diffusers(run)
+    size, channels = config.data.image_size, config.autoencoder.image_channels
+    if asks := asked(path.stem, size, channels):
+        model = ldm_jax.load(tmp_path / "run")
+        assert model.conditions == ldm_jax.load(tmp_path / "run").conditions or path.stem == "shapes"
+        drawn = model.sample(jax.random.key(0), num=2, steps=2, guidance=2.0, **asks)
+        assert drawn.shape == (2, size, size, channels)
+        if model.condition_params:
+            model.save(tmp_path / "copy")
+            again = ldm_jax.load(tmp_path / "copy").sample(jax.random.key(0), num=2, steps=2, guidance=2.0, **asks)
+            np.testing.assert_array_equal(again, drawn)
+
+
+def written_as_diffusers(run):
+    """The UNet's part of a finished run is a UNet2DModel; training its first stage once more leaves it there."""
+    record = json.loads((run.workdir / "model" / "unet" / "config.json").read_text())
+    assert (record["_class_name"], record["num_class_embeds"]) == ("UNet2DModel", 11)
+    assert record["_ldm_jax"] == {"num_classes": 10, "time_scale": 1000.0}
+    Run(run.config, run.workdir).train("autoencoder")
+    model = ldm_jax.load(run.workdir)
+    assert model.denoiser.config == run.config.denoiser
+    size = run.config.data.image_size
+    drawn = [model.sample(jax.random.key(0), labels=[3], steps=2, guidance=w) for w in (1.0, 3.0)]
+    assert [x.shape for x in drawn] == [(1, size, size, 1)] * 2
+    assert model.num_classes == 10
