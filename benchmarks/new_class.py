@@ -4,7 +4,7 @@
     python train.py configs/quickstart.py --data.source npz:nine.npz --workdir runs/nine \\
         --autoencoder-from runs/quickstart --autoencoder-trains nothing
     ldm-jax augment runs/nine --per-class 100 --out drawn.npz
-    ldm-jax finetune runs/nine --data npz:tenth.npz --prior.source npz:drawn.npz --prior.share 0.9 --prior.weight 9 \\
+    ldm-jax finetune runs/nine --data npz:tenth.npz --prior.source npz:drawn.npz --prior.share 0.75 --prior.weight 3 \\
         --steps 200 --data.batch-size 64 --stages.denoiser.learning-rate 5e-4 --workdir runs/ten
     python benchmarks/new_class.py judge runs/nine runs/ten [--num 1000] [--out new_class.json]
 
