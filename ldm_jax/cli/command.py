@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import logging
 import os
@@ -19,7 +18,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 from ldm_jax.errors import SAVED, Diverged, InputError, Stopped
 
@@ -117,32 +115,10 @@ def without_echoes() -> None:
     """From now on nothing repeats what is raised anyway: loggers say no more than warnings, closed loops nothing."""
     for name in ECHOES:
         logging.getLogger(name).addFilter(_no_error)
-    # Python 3.14 has deprecated policies without another way to choose the loop of `asyncio.run` in Orbax's threads.
-    if sys.version_info < (3, 14):
-        asyncio.set_event_loop_policy(_Policy())
+    # Here, for JAX loads asyncio anyway, and --help needs neither.
+    from ldm_jax.cli.loops import deaf_after_their_end
 
-
-class _Loop(asyncio.SelectorEventLoop):
-    """A loop that hears nothing after its end.
-
-    Of a save that failed, TensorStore reports each other write to the loop that waited for it, and shows a traceback
-    where that is closed.
-    """
-
-    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
-        try:
-            return super().call_soon_threadsafe(callback, *args, context=context)
-        except RuntimeError:
-            if not self.is_closed():
-                raise
-            return asyncio.Handle(callback, args, self, context)
-
-
-if sys.version_info < (3, 14):
-
-    class _Policy(asyncio.DefaultEventLoopPolicy):
-        def new_event_loop(self) -> asyncio.AbstractEventLoop:
-            return _Loop()
+    deaf_after_their_end()
 
 
 def _no_error(record: logging.LogRecord) -> bool:

@@ -79,7 +79,8 @@ def fit(
     checkpoints = Checkpoints(workdir / name, stage.inputs)
     try:
         start, state = _begun(stage, strategy, checkpoints, jax.random.fold_in(key, 0))
-        unseen = _unseen(training, workdir, start)
+        # A signal or a crash came between a checkpoint and what is looked at after its step.
+        unseen = start > 0 and _is_looked_at(training, start) and not picture_path(workdir, name, start).exists()
         if start < training.steps or unseen:
             fitting = Fitting(stage, workdir, strategy, checkpoints, start)
             state = fitting.run(state, jax.random.fold_in(key, 1), unseen)
@@ -88,10 +89,8 @@ def fit(
     return strategy.local(strategy.joined(state).ema), strategy
 
 
-def _unseen(training: Training, workdir: Path, step: int) -> bool:
-    """Whether a signal or a crash came between a checkpoint and what is looked at after its step."""
-    due = step > 0 and (step % training.sample_every == 0 or step >= training.steps)
-    return due and not picture_path(workdir, training.label, step).exists()
+def _is_looked_at(training: Training, step: int) -> bool:
+    return step >= training.steps or step % training.sample_every == 0
 
 
 @made_once
@@ -159,7 +158,7 @@ class Fitting:
         try:
             with StopSignal() as stop:
                 if unseen:
-                    self.record.add(self._look(self.start, self.strategy.joined(state)))
+                    self.record.add(self._look(self.start, state))
                     self.record.restart(self.start)
                 for k, host_batch in batches:
                     step, batch = k + 1, self.strategy.put(host_batch)
@@ -184,7 +183,7 @@ class Fitting:
     def _after(self, step: int, state: TrainState, stop: StopSignal) -> TrainState:
         """Records, saves and shows what is due after a step; returns the state to continue from."""
         training, last = self.training, step == self.training.steps
-        looking = last or step % training.sample_every == 0
+        looking = _is_looked_at(training, step)
         logging_now = looking or step % training.log_every == 0
         # Several processes hear a signal at different steps, and agree where they meet anyway.
         alone = jax.process_count() == 1

@@ -161,7 +161,7 @@ class Record:
 
     def restart(self, step: int) -> None:
         """The clock of the next rate starts now: what came between two steps is not training."""
-        if self._last is None or step == self._last[1]:
+        if self._last is not None and step == self._last[1]:
             self._since, self._since_step = time.monotonic(), step
 
     def _line(self, step: int, values: Mapping[str, Any]) -> None:

@@ -77,7 +77,7 @@ def tensors(folder):
     }
 
 
-# Each compiles a published network for half a minute; the two others differ from the first in conditions alone.
+# Each compiles a published network for half a minute or longer.
 EACH = pytest.mark.parametrize("kind", ["sd15", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])])
 
 

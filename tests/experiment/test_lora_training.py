@@ -12,9 +12,18 @@ from tests.pipeline import pipelines
 
 
 @pytest.mark.slow
-# Measured: 0.09 and 0.08; SD3 0.35, most of it within the first five steps.
-@pytest.mark.parametrize("kind", ["sd15", "sdxl", "sd3"])
-def test_the_loss_on_eight_images_halves_in_200_steps(kind, tmp_path, capsys):
+# Measured: 0.09 and 0.08 with adapters of every layer; SD3, of attention alone, 0.51 at a rate of 1e-2, of every layer
+# 0.59 of the first ten losses and 0.35 of the first two, which are the base's (adapters begin as zero).
+@pytest.mark.parametrize(
+    ("kind", "layers", "rate", "first", "share"),
+    [
+        ("sd15", ".*kernel", 5e-3, 10, 0.5),
+        ("sdxl", ".*kernel", 5e-3, 10, 0.5),
+        ("sd3", "", 1e-2, 10, 0.55),
+        ("sd3", ".*kernel", 5e-3, 2, 0.5),
+    ],
+)
+def test_the_loss_on_eight_images_halves_in_200_steps(kind, layers, rate, first, share, tmp_path, capsys):
     rng, lines, pictures = np.random.default_rng(0), [], tmp_path / "pictures"
     pictures.mkdir()
     for i in range(8):
@@ -31,9 +40,9 @@ def test_the_loss_on_eight_images_halves_in_200_steps(kind, tmp_path, capsys):
         "data.image-size": 16,
         "data.batch-size": 8,
         "adapter.rank": 16,
-        "adapter.layers": ".*kernel",
+        "adapter.layers": layers,
         "stages.denoiser.steps": 200,
-        "stages.denoiser.learning-rate": 5e-3,
+        "stages.denoiser.learning-rate": rate,
         "stages.denoiser.warmup": 0,
         "stages.denoiser.log-every": 1,
         "stages.denoiser.decay": "no_decay",
@@ -44,6 +53,5 @@ def test_the_loss_on_eight_images_halves_in_200_steps(kind, tmp_path, capsys):
     assert run("train", [str(ROOT / "configs" / "quickstart.py"), *options]) == 0, capsys.readouterr().err
     found = [json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert len(found) == 200
-    # Adapters begin as zero: the first losses are those of the base.
-    assert np.mean(found[-20:]) < 0.5 * np.mean(found[:2])
+    assert np.mean(found[-20:]) < share * np.mean(found[:first])
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

@@ -14,10 +14,8 @@ import pytest
 from ldm_jax import cli
 from ldm_jax.errors import InputError
 from ldm_jax.processes import join
-from tests.conftest import CACHE, ROOT
+from tests.conftest import ROOT
 
-KEPT = {"JAX_COMPILATION_CACHE_DIR": str(CACHE / "many"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
-"""Compiled programs of the processes, which take most of their time."""
 FEW = ["--smoke", "--data.limit", "64", "--autoencoder-training.steps", "6", "--denoiser-training.steps", "6"]
 
 
@@ -35,7 +33,7 @@ def begin(workdir, processes, *more, devices=4):
             subprocess.Popen(
                 [*command, *where],
                 cwd=ROOT,
-                env={**os.environ, **KEPT, "XLA_FLAGS": flags},
+                env={**os.environ, "XLA_FLAGS": flags},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,

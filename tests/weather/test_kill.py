@@ -25,8 +25,11 @@ def alone(tmp_path_factory):
     data = images(folder / "data.npz")
     code, _, err = finish(start(folder / "run", data, kill_at=0, log=folder / "log"))
     assert code == 0, err
-    assert len(weights(folder / "run")) == 2 and not half_written(folder / "run")
-    return data, left(folder / "run"), (folder / "log").read_text().splitlines()
+    whole = left(folder / "run")
+    assert len(whole[0]) == 2 and not half_written(folder / "run")
+    for stage in ("autoencoder", "denoiser"):
+        assert [line["step"] for line in whole[2] if line["stage"] == stage] == list(range(1, 13))
+    return data, whole, (folder / "log").read_text().splitlines()
 
 
 def left(workdir):
