@@ -61,42 +61,60 @@ def moved(key: jax.Array, x: jax.Array) -> jax.Array:
     return jax.vmap(lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), x.shape[1:]))(padded, corners)
 
 
-@partial(jax.jit, static_argnames=("steps", "move", "mixed"))
-def fitted(
-    key: jax.Array, real: tuple, drawn: tuple, tests: tuple, *, steps: int, move: bool, mixed: bool
-) -> jax.Array:
-    """Test accuracy after so many steps; mixed: half of each batch is drawn."""
-    module, optimizer = Classifier(), optax.adamw(optax.cosine_decay_schedule(2e-3, steps), weight_decay=0.05)
-    params = module.init(key, real[0][:1])["params"]
+@partial(jax.jit, static_argnames=("updates", "move", "mixed"), donate_argnames="carry")
+def updated(
+    carry: tuple, k: jax.Array, key: jax.Array, real: tuple, drawn: tuple, *, updates: int, move: bool, mixed: bool
+) -> tuple:
+    """Parameters and optimizer's state after update k; mixed: half of each batch is drawn."""
+    params, state = carry
+    a, b, c = jax.random.split(jax.random.fold_in(key, k), 3)
+    own = jax.random.randint(a, (BATCH // 2 if mixed else BATCH,), 0, len(real[0]))
+    x, y = real[0][own], real[1][own]
+    if mixed:
+        other = jax.random.randint(b, (BATCH // 2,), 0, len(drawn[0]))
+        x, y = jnp.concatenate([x, drawn[0][other]]), jnp.concatenate([y, drawn[1][other]])
+    x = moved(c, x) if move else x
 
-    def step(carry: tuple, k: jax.Array) -> tuple:
-        params, state = carry
-        a, b, c = jax.random.split(jax.random.fold_in(key, k), 3)
-        own = jax.random.randint(a, (BATCH // 2 if mixed else BATCH,), 0, len(real[0]))
-        x, y = real[0][own], real[1][own]
-        if mixed:
-            other = jax.random.randint(b, (BATCH // 2,), 0, len(drawn[0]))
-            x, y = jnp.concatenate([x, drawn[0][other]]), jnp.concatenate([y, drawn[1][other]])
-        x = moved(c, x) if move else x
+    def loss(params: dict) -> jax.Array:
+        logits = apply(Classifier(), params, x)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
-        def loss(params: dict) -> jax.Array:
-            logits = apply(module, params, x)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+    changes, state = adamw(updates).update(jax.grad(loss)(params), state, params)
+    return optax.apply_updates(params, changes), state
 
-        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
-        return (optax.apply_updates(params, updates), state), None
 
-    (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), jnp.arange(steps))
-    return (apply(module, params, tests[0]).argmax(axis=-1) == tests[1]).mean()
+def adamw(updates: int) -> optax.GradientTransformation:
+    return optax.adamw(optax.cosine_decay_schedule(2e-3, updates), weight_decay=0.05)
+
+
+@jax.jit
+def accuracy(params: dict, images: jax.Array, labels: jax.Array) -> jax.Array:
+    return (apply(Classifier(), params, images).argmax(axis=-1) == labels).mean()
+
+
+def fitted(key: jax.Array, real: tuple, drawn: tuple, tests: tuple, updates: int, **settings: bool) -> float:
+    """Test accuracy after so many updates."""
+    params = Classifier().init(key, real[0][:1])["params"]
+    carry = params, adamw(updates).init(params)
+    # Step by step: XLA's convolutions on a CPU are many times slower within a scan.
+    for k in range(updates):
+        carry = updated(carry, jnp.asarray(k), key, real, drawn, updates=updates, **settings)
+    return float(accuracy(carry[0], *tests))
 
 
 def judge(options: argparse.Namespace) -> dict:
     model, start = ldm_jax.load(options.run), time.perf_counter()
+    # All of them: a run holds a tenth out of a file without a test split.
+    parts = [images_of(split, 32, f"npz:{options.data}") for split in ("train", "test")]
+    real = tuple(np.concatenate(part) for part in zip(*parts, strict=True))
     sampling = {"guidance": options.guidance, "steps": options.steps, "batch_size": 100}
+    if options.strength is not None:
+        sampling |= {"images": real[0], "labels": real[1], "strength": options.strength}
     drawn = model.augment(jax.random.key(1), options.per_class, keep=options.keep, **sampling)
     report: dict = {
         "per_class": options.per_class,
         "keep": options.keep,
+        "strength": options.strength,
         "guidance": options.guidance or model.sampling.guidance,
         "seconds of drawing": round(time.perf_counter() - start, 1),
     }
@@ -104,12 +122,11 @@ def judge(options: argparse.Namespace) -> dict:
     def arrays(images: np.ndarray, labels: np.ndarray) -> tuple[jax.Array, jax.Array]:
         return jnp.asarray(images / np.float32(127.5) - np.float32(1.0)), jnp.asarray(labels, jnp.int32)
 
-    real = arrays(*images_of("train", 32, f"npz:{options.data}"))
-    tests = arrays(*images_of("test", 32))
+    few, many, tests = arrays(*real), arrays(*drawn), arrays(*images_of("test", 32))
     for move in (False, True):
         for mixed in (False, True):
             found = [
-                100.0 * float(fitted(key, real, arrays(*drawn), tests, steps=options.updates, move=move, mixed=mixed))
+                100.0 * fitted(key, few, many, tests, options.updates, move=move, mixed=mixed)
                 for key in jax.random.split(jax.random.key(2), options.seeds)
             ]
             name = ("real and drawn" if mixed else "real") + (", moved" if move else "")
@@ -131,6 +148,7 @@ def main() -> None:
     judging.add_argument("--per-class", type=int, default=500)
     judging.add_argument("--keep", type=float, default=1.0)
     judging.add_argument("--guidance", type=float)
+    judging.add_argument("--strength", type=float, help="the real images drawn anew, from so far to noise")
     judging.add_argument("--steps", type=int)
     judging.add_argument("--updates", type=int, default=1000)
     judging.add_argument("--seeds", type=int, default=5)

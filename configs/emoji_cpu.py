@@ -19,10 +19,10 @@ def get_config() -> Config:
         quickstart,
         data=dataclasses.replace(quickstart.data, source="bundled:emoji"),
         autoencoder=dataclasses.replace(quickstart.autoencoder, image_channels=3),
-        conditions=(Text(TrainedEncoder(width=192, depth=2, heads=4), length=24, dropout=0.1),),
+        conditions=(Text(TrainedEncoder(width=192, depth=2, heads=4), length=12, dropout=0.1),),
         sampling=dataclasses.replace(quickstart.sampling, steps=50),
     )
     return config.with_stages(
         autoencoder={"steps": 1000, "sample_every": 1000, "checkpoint_every": 500},
-        denoiser={"steps": 8000, "ema": 0.999, "log_every": 200, "sample_every": 4000, "checkpoint_every": 1000},
+        denoiser={"steps": 5000, "ema": 0.999, "log_every": 200, "sample_every": 2500, "checkpoint_every": 1000},
     )

@@ -24,6 +24,7 @@ from ldm_jax.models import (
 from ldm_jax.pipeline.recipe import OwnSampler, Sampling
 from ldm_jax.serialization import from_tree, parse_json, to_tree
 from ldm_jax.stages import AutoencoderTraining, DenoiserTraining, StageConfig
+from ldm_jax.stages.objectives import check_objective
 from ldm_jax.training.stage import at_least
 
 FirstStage: TypeAlias = AutoencoderConfig | VQConfig | FSQConfig | TinyAutoencoderConfig
@@ -105,6 +106,10 @@ class Config:
             self._check_untrained()
         self._check_tuned()
         self._check_guidance()
+        training = self.stage(DenoiserTraining)
+        if training is not None and not isinstance(self.denoiser, Pretrained):
+            dropout = any(condition.dropout for condition in self.conditions)
+            check_objective(training.objective, self.process, self.denoiser, dropout)
 
     def stage(self, kind: type) -> Any:
         """The settings of the stage of this kind, or None where it is not trained."""

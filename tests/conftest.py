@@ -26,7 +26,8 @@ import jax
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+# Of the thousands of programs of single operations, too: to read one takes a tenth of the time to compile it.
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 import dataclasses
 import gc

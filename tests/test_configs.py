@@ -73,7 +73,7 @@ def asked(name, size, channels):
     grey = np.zeros((2, size, size, channels), np.uint8)
     return {
         "quickstart": {"labels": [2, 5]},
-        "edges": {"edges_of": grey},
+        "edges": {"edges_of": grey, "labels": [2, 5]},
         "layout": {"layout": [[["blue ring", [0.1, 0.1, 0.5, 0.5]]], [("red star", (0.0, 0.25, 1.0, 0.75))]]},
         "super_resolution": {"image": grey[:, ::4, ::4]},
         "inpainting": {"image": grey, "mask": np.eye(size, dtype=bool)},
@@ -81,7 +81,12 @@ def asked(name, size, channels):
     }.get(name, {})
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+ALIKE = ("emoji", "emoji_cpu")
+"""Shrunken they are configs/shapes.py with other data."""
+SHRUNKEN = [pytest.param(path, marks=pytest.mark.slow) if path.stem in ALIKE else path for path in CONFIGS]
+
+
+@pytest.mark.parametrize("path", SHRUNKEN, ids=lambda p: p.stem)
 def test_trains_when_shrunk(path, photos, tmp_path):
     """Two steps of each stage, saved; one of each kind of condition is loaded and asked."""
     config = shrink(load_config(path))

@@ -29,8 +29,9 @@ def classify(args: Sequence[str]) -> int:
     import numpy as np
 
     from ldm_jax import seeds
+    from ldm_jax.cli.labelled import labelled
     from ldm_jax.cli.sample_images import decode_all
-    from ldm_jax.data import Subset, open_source, prepare
+    from ldm_jax.data import prepare
     from ldm_jax.files import check_file, whole
     from ldm_jax.pipeline import load
     from ldm_jax.tasks import Rounds
@@ -43,17 +44,10 @@ def classify(args: Sequence[str]) -> int:
     model = load(options.model)
     h, _, c = model.shape
     if options.image:
-        found = decode_all(options.image)
+        images = np.stack([prepare(image, h, c) for image in decode_all(options.image)])
         truth = None
     else:
-        source = Subset.evenly(open_source(options.data, "test"), options.num or 500)
-        if tuple(source.class_names) != model.class_names:
-            raise InputError(
-                f"data: the classes of {options.data} must be the model's own: {', '.join(model.class_names)}"
-            )
-        examples = [source[i] for i in range(len(source))]
-        found, truth = [example.image for example in examples], np.array([example.label for example in examples])
-    images = np.stack([prepare(image, h, c) for image in found])
+        images, truth = labelled("data", options.data, "test", model, options.num or 500)
     said = model.classify(images, seeds.key(options.seed), rounds=rounds, batch_size=options.batch_size)
     names = [model.class_names[label] for label in said.labels]
     report = {"evaluations_per_image": said.evaluations, "labels": said.labels.tolist(), "names": names}

@@ -135,18 +135,24 @@ def drop(condition: Condition, arrays: Arrays, dropped: Bool[Array, "b"]) -> Arr
 
 
 def training_conditioning(
-    conditions: Sequence[Condition], params: Mapping[str, Params], arrays: Mapping[str, Arrays], keys: Array
+    conditions: Sequence[Condition],
+    params: Mapping[str, Params],
+    arrays: Mapping[str, Arrays],
+    keys: Array,
+    *,
+    told: bool = True,
 ) -> Conditioning:
     """What the network is told in a training step, each condition dropped by its own coin.
 
-    params, arrays: by the conditions' names; keys [b].
+    params, arrays: by the conditions' names; keys [b]. told: False drops all of which training drops some.
     """
     parts = []
     for i, condition in enumerate(conditions):
         own = keys if i == 0 else jax.vmap(jax.random.fold_in, (0, None))(keys, i)
         given = arrays[condition.name]
         if condition.dropout:
-            given = drop(condition, given, jax.vmap(jax.random.uniform)(own) < condition.dropout)
+            share = condition.dropout if told else 1.0
+            given = drop(condition, given, jax.vmap(jax.random.uniform)(own) < share)
         inner = jax.vmap(jax.random.fold_in, (0, None))(own, len(conditions))
         parts.append(condition.apply(params.get(condition.name, {}), given, inner))
     return join(parts)

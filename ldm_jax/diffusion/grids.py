@@ -252,6 +252,13 @@ def flow(
     return jnp.asarray(times if final is None else np.append(times, final))
 
 
+def following(grid: Float[Array, "n"], t: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """The largest of a grid's times below t: where a step from there leads; t itself where there is none."""
+    times = grid.reshape((1,) * t.ndim + (-1,))
+    below = jnp.where(times < t[..., None], times, -jnp.inf).max(axis=-1)
+    return jnp.where(jnp.isfinite(below), below, t)
+
+
 def _plain(make: Callable[..., Grid]) -> Callable[[Schedule, int], Grid]:
     return lambda schedule, steps: make(steps)
 

@@ -261,16 +261,20 @@ def _filled(
             stage = dataclasses.replace(stage, discriminator=discriminator)
         stages.append(stage)
     changes: dict[str, Any] = {"stages": tuple(stages)}
+    training = config.stage(DenoiserTraining)
+    intervals = training is not None and training.objective.intervals
     joined = sum(condition.channels for condition in conditions)
     if base.model is not None:
         changes["process"] = inherited(config.process, base.model.process)
     elif not isinstance(config.denoiser, Pretrained):
         # The conditions say whether there are classes; a network that has a number of its own keeps it.
         told = told_features(conditions, loader)
-        asked: dict[str, int] = {"num_classes": config.denoiser.num_classes or (-1 if label else 0)}
+        asked: dict[str, Any] = {"num_classes": config.denoiser.num_classes or (-1 if label else 0)}
         for field in dataclasses.fields(config.denoiser):
             if told.get(field.name) and getattr(config.denoiser, field.name) == field.default:
                 asked[field.name] = -1
+        if intervals:
+            asked["interval"] = True
         changes["denoiser"] = dataclasses.replace(config.denoiser, **asked).fitted(
             latent_channels=latent[-1],
             num_classes=label.num_classes if label else 0,
@@ -278,6 +282,8 @@ def _filled(
             **told,
         )
     network = base.denoiser[0].config if base.denoiser else changes["denoiser"]
+    if intervals and not getattr(network, "interval", False):
+        raise InputError("stages.denoiser.objective: the given denoiser is not told intervals; it must be denoising")
     if network.in_channels != latent[-1] + joined:
         raise InputError(
             f"denoiser.in_channels: {network.in_channels} must be the latents' {latent[-1]} "

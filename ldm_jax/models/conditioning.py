@@ -30,6 +30,8 @@ class Conditioning(NamedTuple):
     """Concatenated to z along channels: masks and masked latents, or a low-resolution image."""
     guidance: Float[Array, "b"] | None = None
     """A scale that a distilled network is told in place of being guided (Meng et al. 2022, arXiv 2210.03142)."""
+    interval: Float[Array, "b"] | None = None
+    """The average over [t - interval, t] is asked for (`diffusion.average_velocity`); None: the output at t itself."""
 
 
 def per_example(t: Time, examples: int) -> Float[Array, "b"]:

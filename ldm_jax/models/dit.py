@@ -55,6 +55,8 @@ class DiTConfig:
     """Features of cond.context, which every block attends to; 0: no cross-attention; -1: as the conditions give."""
     pooled_dim: int = 0
     """Features of cond.pooled, embedded beside the time; 0: none; -1: as the conditions give."""
+    interval: bool = False
+    """Whether it is asked for averages over cond.interval, embedded beside the time, as MeanFlow and shortcuts do."""
     norm: Literal["layer", "rms"] = "layer"
     """Normalisation before attention and MLP, without learned scale (adaLN has it)."""
     mlp: Literal["gelu", "swiglu"] = "gelu"
@@ -259,6 +261,10 @@ class DiT(nn.Module):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         time = TimeEmbedding(c.width, dtype=dtype, shift=c.frequency_shift, name=f"time{suffix}")
         embedding = time(t * c.time_scale)
+        if c.interval:
+            length = jnp.zeros_like(t) if cond.interval is None else per_example(cond.interval, len(t))
+            shared = {"dtype": dtype, "shift": c.frequency_shift}
+            embedding = embedding + TimeEmbedding(c.width, **shared, name=f"interval{suffix}")(length * c.time_scale)
         if c.num_classes:
             table = nn.Embed(c.num_classes + 1, c.width, embedding_init=SMALL, name=f"label{suffix}")
             embedding = embedding + table(cond.label).astype(dtype)  # type: ignore[arg-type]

@@ -49,6 +49,24 @@ def check_keep(keep: float | int) -> None:
         raise InputError(f"keep: {keep} must be above 0 and at most 1")
 
 
+def in_turn(images: Any, labels: Any, wanted: Int[np.ndarray, "m"]) -> np.ndarray:
+    """One of the labelled images for each wanted class, those of a class in turn; InputError where it has none."""
+    if images is None or labels is None:
+        raise InputError("images, labels: give both, or neither")
+    images, labels = np.asarray(images), np.asarray(labels)
+    if labels.shape != images.shape[:1] or images.ndim != 4 or not np.issubdtype(labels.dtype, np.integer):
+        shapes = f"{labels.dtype} {list(labels.shape)}", list(images.shape)
+        raise InputError("labels: {} must be a whole number for each of images {}".format(*shapes))
+    place = np.zeros(len(wanted), int)
+    for c in np.unique(wanted):
+        own = np.flatnonzero(labels == c)
+        if not len(own):
+            raise InputError(f"labels: class {c} has no image; every class needs one")
+        asked = np.flatnonzero(wanted == c)
+        place[asked] = own[np.arange(len(asked)) % len(own)]
+    return images[place]
+
+
 class Labelled(NamedTuple):
     """Images with the classes that they were drawn for."""
 
@@ -61,6 +79,7 @@ class Classes:
 
     encode: Callable[..., Array]
     sample: Callable[..., Any]
+    edit: Callable[..., Any]
     denoiser: Any
     denoiser_params: Any
     process: Any
@@ -168,28 +187,37 @@ class Classes:
         key: Array,
         per_class: int,
         *,
+        images: Any = None,
+        labels: Any = None,
+        strength: float | int = 0.5,
         keep: float | int = 1.0,
         rounds: Rounds = AUGMENT,
         **sampling: Any,
     ) -> Labelled:
         """A set of as many images of every class, class after class in turn (0, 1, ..., 0, 1, ...).
 
-        keep: share of the drawn images that are kept, of each class those whose own class errs least beside the best
-        other one, by the diffusion classifier with `rounds`; 1 keeps all, unjudged. sampling: as for `sample`.
+        images: [n h w c] with labels [n], some of every class: these are drawn anew, those of a class in turn, from
+        `strength` of the way to noise (as in `edit`; Trabucco et al. 2023, arXiv 2302.07944), instead of from noise
+        alone. keep: share of the drawn images that are kept, of each class those whose own class errs least beside the
+        best other one, by the diffusion classifier with `rounds`; 1 keeps all, unjudged. sampling: as for `sample`.
         """
         self._check_classes("augment")
         if type(per_class) is not int or per_class < 1:
             raise InputError(f"per_class: {per_class} must be a whole number of at least 1")
         check_keep(keep)
         classes, drawn = self.num_classes, int(np.ceil(per_class / keep))
-        labels = np.tile(np.arange(classes), drawn)
-        images = self.sample(key, num=len(labels), labels=list(range(classes)), **sampling)
+        wanted = np.tile(np.arange(classes), drawn)
+        if images is None and labels is None:
+            found = self.sample(key, num=len(wanted), labels=list(range(classes)), **sampling)
+        else:
+            first = in_turn(images, labels, wanted)
+            found = self.edit(key, first, strength, labels=list(range(classes)), **sampling)
         if keep == 1.0:
-            return Labelled(images, labels)
-        errors = self.classify(images, key, rounds=rounds).errors
-        own = np.take_along_axis(errors, labels[:, None], 1)[:, 0]
-        others = np.where(np.arange(classes) == labels[:, None], np.inf, errors).min(axis=1)
+            return Labelled(found, wanted)
+        errors = self.classify(found, key, rounds=rounds).errors
+        own = np.take_along_axis(errors, wanted[:, None], 1)[:, 0]
+        others = np.where(np.arange(classes) == wanted[:, None], np.inf, errors).min(axis=1)
         margin = own - others
-        chosen = [np.flatnonzero(labels == c)[np.argsort(margin[labels == c])[:per_class]] for c in range(classes)]
+        chosen = [np.flatnonzero(wanted == c)[np.argsort(margin[wanted == c])[:per_class]] for c in range(classes)]
         place = np.stack([np.sort(each) for each in chosen], axis=1).reshape(-1)
-        return Labelled(images[place], labels[place])
+        return Labelled(found[place], wanted[place])

@@ -12,9 +12,10 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from ldm_jax.diffusion import samplers
+from ldm_jax.diffusion import grids, samplers
 from ldm_jax.diffusion.guidance import branches
 from ldm_jax.diffusion.guidance_choices import GuidanceChoice
+from ldm_jax.diffusion.samplers import Euler
 from ldm_jax.models import (
     Autoencoder,
     Conditioning,
@@ -128,10 +129,19 @@ def denoiser(
     null: Conditioning | None,
     guidance: Any,
 ) -> Any:
-    """denoise(z, t) -> Estimate, guided where null is not None."""
+    """denoise(z, t) -> Estimate, guided where null is not None.
+
+    A network of average velocities is asked for that of the step that begins at t where steps are Euler's, which it
+    makes exact, and for the velocity at t by every other sampler.
+    """
     plan = recipe.plan()
+    average = getattr(module.config, "interval", False) and recipe.sampler == Euler(variable="flow")
 
     def denoise(z: Array, t: Array, cond: Conditioning) -> Any:
+        if average:
+            interval = t - grids.following(jnp.asarray(plan.grid, t.dtype), t)
+            cond = cond._replace(interval=jnp.broadcast_to(interval, z.shape[:1]))
+
         def network(z: Array, t: Array) -> Array:
             return apply(module, params, z, jnp.broadcast_to(t, z.shape[:1]).astype(jnp.float32), cond)
 

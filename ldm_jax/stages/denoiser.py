@@ -116,6 +116,7 @@ class DenoiserStage:
             model.conditions,
             weights=self._weights(),
             count=batch_size,
+            objective=self.training.objective,
         )
 
     def _optimizer(self) -> optax.GradientTransformation:

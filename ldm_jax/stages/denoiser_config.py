@@ -7,6 +7,7 @@ import re
 from typing import ClassVar, Literal
 
 from ldm_jax.errors import InputError
+from ldm_jax.stages.objectives import Denoising, Objective
 from ldm_jax.stages.prior import Prior
 from ldm_jax.training.stage import Training
 
@@ -70,6 +71,8 @@ class DenoiserTraining(Training):
 
     label: ClassVar[str] = "denoiser"
 
+    objective: Objective = Denoising()
+    """What is learnt of each example."""
     trains: Literal["all", "attention"] = "all"
     """attention: every other layer stays as it is."""
     adapter: Adapter | None = None

@@ -12,8 +12,9 @@ from jaxtyping import Array, Float
 from ldm_jax.conditions import Condition, training_conditioning
 from ldm_jax.diffusion.process import Process
 from ldm_jax.diffusion.samplers import normal
-from ldm_jax.models import Posterior, apply
+from ldm_jax.models import Conditioning, Posterior, apply
 from ldm_jax.pipeline.compiled import expand_channels
+from ldm_jax.stages.objectives import Denoising, Objective, Problem
 from ldm_jax.training.made_once import made_once
 from ldm_jax.training.stage import Batch, Context, Loss, Metrics, Params
 
@@ -35,8 +36,9 @@ def denoiser_loss(
     *,
     weights: Weights = own_weights,
     count: int | None = None,
+    objective: Objective = Denoising(),  # noqa: B008
 ) -> Loss:
-    """The process's loss of the network's output at a random time.
+    """The objective's loss, by default the process's of the network's output at a random time.
 
     batch: mean, logvar [b *space c], the raw latents' posterior; index [b]; conditions, the arrays of each by its name;
     weight [b] of each example's loss, 1 where it isn't there.
@@ -58,16 +60,23 @@ def denoiser_loss(
         z = posterior.sample(normal(posterior_keys, posterior.mean))
         x0 = (z - expand_channels(mean, z)) / expand_channels(std, z)
 
-        t = process.sample_times(time_keys, batch.get("index"), count)
-        extra = jax.vmap(jax.random.fold_in, (0, None))(noise_keys, 1)
-        seen, eps = process.noise(extra, normal(noise_keys, x0))
-        z_t = process.add_noise(x0, seen, t)
+        given = batch.get("conditions", {})
 
-        told = batch.get("conditions", {})
-        cond = training_conditioning(conditions, params.get("conditions", {}), told, drop_keys)
-        network = weights(params, context)
-        output = apply(module, network, process.network_input(z_t, t), process.network_time(t), cond)
-        loss = process.example_loss(output, x0, eps, z_t, t)
-        return (loss * batch["weight"] if "weight" in batch else loss), {}
+        def network(
+            z: Array, t: Array, interval: Array | None = None, /, *, told: bool = True, averaged: bool = False
+        ) -> Array:
+            own = context.ema if averaged and context.ema is not None else params
+            # Once, outside of what the objective may differentiate by time.
+            cond = usual if told and own is params else conditioning(own, told)
+            return apply(module, weights(own, context), z, t, cond._replace(interval=interval))
+
+        def conditioning(params: Params, told: bool) -> Conditioning:
+            return training_conditioning(conditions, params.get("conditions", {}), given, drop_keys, told=told)
+
+        usual = conditioning(params, True)
+
+        problem = Problem(process, network, x0, noise_keys, time_keys, batch.get("index"), count)
+        loss, metrics = objective.loss(problem)
+        return (loss * batch["weight"] if "weight" in batch else loss), metrics
 
     return loss_fn

@@ -252,14 +252,14 @@ TOGETHER = {
 
 
 SLOW = {"marks": pytest.mark.slow}
-"""Networks that take a minute to compile and are told the same as others here."""
+"""Networks that take a minute to compile; what each condition tells is tested by itself."""
 
 
 @pytest.mark.parametrize(
     ("names", "network"),
     [
         ("label paired_image", "mmdit"),
-        ("edges layout text", "dit"),
+        pytest.param("edges layout text", "dit", **SLOW),
         pytest.param("edges layout text", "mmdit", **SLOW),
         pytest.param("label paired_image", "unet", **SLOW),
         pytest.param("edges layout text", "unet", **SLOW),

@@ -77,11 +77,13 @@ def tensors(folder):
     }
 
 
-# Each compiles a published network for half a minute or longer.
+# Each compiles a published network for half a minute or longer; of the whole denoiser of a model of ours is
+# tests/test_cli_finetune.py.
 EACH = pytest.mark.parametrize("kind", ["sd15", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])])
 
 
-@EACH
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_whole_denoiser(kind, folders, pictures, tmp_path, capsys):
     assert train(folders[kind], pictures, tmp_path) == 0, capsys.readouterr().err
     found = losses(tmp_path)
@@ -97,6 +99,7 @@ def test_the_whole_denoiser(kind, folders, pictures, tmp_path, capsys):
     assert model.scheduler == ldm_jax.load(folders[kind]).scheduler
 
 
+@pytest.mark.slow
 def test_attention_alone(folders, pictures, tmp_path, capsys):
     assert train(folders["sd15"], pictures, tmp_path, "--stages.denoiser.trains", "attention", steps=4) == 0
     before, after = (

@@ -111,6 +111,7 @@ def test_a_new_class_and_a_known_one(trained, folder, tmp_path, capsys):
     assert ldm_jax.load(tmp_path / "again").class_names == model.class_names
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes(trained, folder, tmp_path, capsys):
     source = shutil.copytree(trained, tmp_path / "source")
     more = ("--data.image-size", "32", "--stages.denoiser.checkpoint-every", "3")

@@ -190,6 +190,7 @@ def test_good_checkpoints_outlive_a_divergence(tiny_config, tmp_path):
     assert [line["step"] for line in lines][:4] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_it_goes_back_at_a_lower_rate_where_the_config_says_so(tiny_config, tmp_path, caplog):
     """From step 4, twice, and stops the third time; the examples of skipped steps are named."""
     good = tiny_config.with_stages(autoencoder={"steps": 4, "checkpoint_every": 2})
@@ -244,6 +245,7 @@ def test_flat_names_are_dotted():
     assert flat({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a.b": 1, "a.c.d": 2, "e": 3}
 
 
+@pytest.mark.slow
 def test_first_stages_start_from_others(tiny_config, tmp_path):
     """VQ with an adversarial loss; its decoder trained on; a denoiser on latents that nobody trains any more."""
     few = {"steps": 2, "sample_every": 2, "checkpoint_every": 2}

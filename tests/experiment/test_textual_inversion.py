@@ -88,6 +88,7 @@ def test_captions_that_have_the_word_are_used_and_others_not(folders):  # noqa: 
     assert ids("my <TOY> on a shelf", "a red square") == [own]
 
 
+@pytest.mark.slow
 def test_a_run_and_a_killed_one(folders, pictures, tmp_path, capsys):  # noqa: F811
     """The base is read, never written; the loss at the same times and noise falls; resuming changes nothing."""
     before = {path: path.read_bytes() for path in folders["sd15"].rglob("*") if path.is_file()}

@@ -14,8 +14,8 @@ from ldm_jax.pretrained import load_part, save_part
 from tests.compiled import apply
 
 SCANNED = ("dit", "mmdit")
-ALIKE = ("vq", "fsq", "lpips")
-"""Made of the layers of others, and long to differentiate."""
+LONG = ("vq", "fsq", "lpips", "unet", "mmdit")
+"""Made of the layers of others, or long to differentiate."""
 
 
 def changed(name, **compute):
@@ -47,7 +47,7 @@ def difference(a, b):
     return norm(jax.tree.map(np.subtract, a, b)) / norm(b)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in ALIKE else n for n in ALL])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in ALL])
 def test_compute_changes_rounding_alone(name):
     """Outputs and gradients; bfloat16 has 8 bits, and some twenty roundings follow each other."""
     params, args = randomised(ALL[name]), inputs(name)

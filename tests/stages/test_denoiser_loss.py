@@ -78,7 +78,7 @@ def test_labels_are_dropped_at_the_given_rate(denoiser):
     for rate in (0.0, 1.0):
         loss_fn = denoiser_loss(denoiser, Process(), jnp.zeros(2), jnp.ones(2), labels(rate))
         params = jax.tree.map(lambda p: p + 0.1, zero_params(denoiser))
-        gradient = jax.grad(lambda p, f=loss_fn: f(p, moments(), KEYS)[0].mean())(params)
+        gradient = jax.jit(jax.grad(lambda p, f=loss_fn: f(p, moments(), KEYS)[0].mean()))(params)
         seen[rate] = np.abs(np.asarray(gradient["denoiser"]["label"]["embedding"])).max(axis=1) > 0
     np.testing.assert_array_equal(seen[0.0], [True, True, True, False])
     np.testing.assert_array_equal(seen[1.0], [False, False, False, True])
@@ -87,6 +87,7 @@ def test_labels_are_dropped_at_the_given_rate(denoiser):
 def test_each_example_has_its_own_randomness():
     batch = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), moments())
     loss_fn = denoiser_loss(DENOISER, Process(), jnp.zeros(2), jnp.ones(2), labels())
+    loss_fn = jax.jit(loss_fn)
     loss, _ = loss_fn(zero_params(), batch, KEYS)
     assert len(np.unique(np.asarray(loss))) == 8
     same, _ = loss_fn(zero_params(), batch, jnp.broadcast_to(KEYS[:1], KEYS.shape))

@@ -65,11 +65,37 @@ def test_a_balanced_set_of_the_best(trained):
         assert any((image == other).all() for other in plain.images[plain.labels == label])
 
 
+def test_a_set_drawn_anew_from_labelled_images(trained):
+    model, key = ldm_jax.load(trained), jax.random.key(0)
+    images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 1), np.uint8)
+    labels = np.array([*range(10), 0, 0])
+    found = model.augment(key, 4, images=images, labels=labels, strength=0, steps=2)
+    assert found.labels.tolist() == [*range(10)] * 4
+    rebuilt = model.edit(key, images, 0)
+    # Class 0 has three images, which are taken in turn; the others have one.
+    np.testing.assert_array_equal(found.images[::10], rebuilt[[0, 10, 11, 0]])
+    np.testing.assert_array_equal(found.images[5::10], rebuilt[[5] * 4])
+    moved = model.augment(key, 1, images=images, labels=labels, strength=0.5, steps=4)
+    wanted = model.edit(key, images[:10], 0.5, labels=list(range(10)), steps=4)
+    np.testing.assert_array_equal(moved.images, wanted)
+    for wrong, message in (
+        ({"images": images}, "images, labels: give both"),
+        ({"images": images, "labels": labels[:5]}, r"labels: int64 \[5\] must be a whole number for each of images"),
+        ({"images": images, "labels": labels + 1}, "labels: class 0 has no image"),
+        ({"images": images, "labels": labels, "strength": 2}, "strength: 2 must be"),
+    ):
+        with pytest.raises(InputError, match=message):
+            model.augment(key, 1, **wrong)
+
+
 def test_the_commands(trained, tmp_path, capsys):
     out = tmp_path / "set.npz"
     assert main(["augment", str(trained), "--per-class", "1", "--steps", "2", "--out", str(out)]) == 0
     source = open_npz(str(out))
     assert len(source) == 10 and source[3].label == 3
+    anew = ["--images", f"npz:{out}", "--strength", "0.5", "--per-class", "1", "--steps", "2"]
+    assert main(["augment", str(trained), *anew, "--out", str(tmp_path / "anew.npz")]) == 0
+    assert len(open_npz(str(tmp_path / "anew.npz"))) == 10
     report = tmp_path / "said.json"
     options = ["--num", "4", "--samples", "2", "--kept", "--out", str(report)]
     assert main(["classify", str(trained), "--data", "bundled:fashion_mnist", *options]) == 0
@@ -86,6 +112,8 @@ def test_numbers_out_of_range_and_options_without_a_use_are_refused_before_the_m
         (["augment", nowhere, "--per-class", "1", "--keep", "1.5", *out], "keep: 1.5 must be above 0 and at most 1"),
         (["augment", nowhere, "--per-class", "1", "--keep", "nan", *out], "keep: nan must be a finite number"),
         (["augment", nowhere, "--per-class", "1", "--guidance", "inf", *out], "guidance: inf must be a finite number"),
+        (["augment", nowhere, "--per-class", "1", "--strength", "0.5", *out], "strength: 0.5 can't be used"),
+        (["augment", nowhere, "--per-class", "1", "--strength", "2", *out], "strength: 2.0 must be at most 1"),
         (["augment", nowhere, "--per-class", "1", "--seed", str(2**64), *out], f"seed: {2**64} must be at most"),
         (["classify", nowhere, "--image", "x.png", "--num", "3"], "num: 3 can't be used, it is for --data"),
         (["classify", nowhere, "--image", "x.png", "--samples", "4", "0"], "samples: 0 must be at least 1"),
