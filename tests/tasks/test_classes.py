@@ -90,9 +90,9 @@ def test_a_set_drawn_anew_from_labelled_images(trained):
 
 def test_the_commands(trained, tmp_path, capsys):
     out = tmp_path / "set.npz"
-    assert main(["augment", str(trained), "--per-class", "1", "--steps", "2", "--out", str(out)]) == 0
+    assert main(["augment", str(trained), "--per-class", "3", "--steps", "2", "--out", str(out)]) == 0
     source = open_npz(str(out))
-    assert len(source) == 10 and source[3].label == 3
+    assert len(source) == 30 and source[3].label == 3
     anew = ["--images", f"npz:{out}", "--strength", "0.5", "--per-class", "1", "--steps", "2"]
     assert main(["augment", str(trained), *anew, "--out", str(tmp_path / "anew.npz")]) == 0
     assert len(open_npz(str(tmp_path / "anew.npz"))) == 10
