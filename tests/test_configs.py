@@ -73,6 +73,7 @@ def asked(name, size, channels):
     grey = np.zeros((2, size, size, channels), np.uint8)
     return {
         "quickstart": {"labels": [2, 5]},
+        "mean_flow": {"labels": [2, 5]},
         "edges": {"edges_of": grey, "labels": [2, 5]},
         "layout": {"layout": [[["blue ring", [0.1, 0.1, 0.5, 0.5]]], [("red star", (0.0, 0.25, 1.0, 0.75))]]},
         "super_resolution": {"image": grey[:, ::4, ::4]},
