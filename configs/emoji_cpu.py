@@ -11,18 +11,21 @@ from pathlib import Path
 from ldm_jax import Config
 from ldm_jax.conditions.text import Text, TrainedEncoder
 from ldm_jax.configfile import load_config
+from ldm_jax.stages import AutoencoderTraining
 
 
 def get_config() -> Config:
     quickstart = load_config(Path(__file__).with_name("quickstart.py"))
+    loss = dataclasses.replace(quickstart.stage(AutoencoderTraining).loss, kl_weight=1e-4)
     config = dataclasses.replace(
         quickstart,
         data=dataclasses.replace(quickstart.data, source="bundled:emoji"),
-        autoencoder=dataclasses.replace(quickstart.autoencoder, image_channels=3),
+        # Of 4 channels three of five reconstructions alone are nearest to their own picture, of 16 five of six.
+        autoencoder=dataclasses.replace(quickstart.autoencoder, image_channels=3, latent_channels=16),
         conditions=(Text(TrainedEncoder(width=192, depth=2, heads=4), length=12, dropout=0.1),),
         sampling=dataclasses.replace(quickstart.sampling, steps=50),
     )
     return config.with_stages(
-        autoencoder={"steps": 1000, "sample_every": 1000, "checkpoint_every": 500},
-        denoiser={"steps": 5000, "ema": 0.999, "log_every": 200, "sample_every": 2500, "checkpoint_every": 1000},
+        autoencoder={"steps": 1500, "sample_every": 1500, "checkpoint_every": 500, "loss": loss},
+        denoiser={"steps": 4500, "ema": 0.999, "log_every": 200, "sample_every": 2250, "checkpoint_every": 1000},
     )
