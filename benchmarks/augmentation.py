@@ -4,9 +4,9 @@
     python train.py configs/quickstart.py --data.source npz:few.npz --workdir runs/few
     python benchmarks/augmentation.py judge runs/few few.npz [--per-class 500] [--out augmentation.json]
 
-The model has seen the same 1,000 images and no others. A small convolutional network is trained, as many steps each
-time, on the real images alone, on them and the drawn ones, and on both again with every image moved by up to two
-pixels; figures are its accuracy on the 2,000 test images, of several seeds. In a batch half of the images are real
+The model has seen nine tenths of the same 1,000 images and no others. A small convolutional network is trained, as many
+steps each time, on the real images alone, on them and the drawn ones, and on both again with every image moved by up to
+two pixels; figures are its accuracy on the 2,000 test images, of several seeds. In a batch half of the images are real
 ones. keep: the share of the drawn images that the model's own classifier keeps.
 """
 

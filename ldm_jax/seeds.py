@@ -1,4 +1,4 @@
-"""Seeds: whole numbers of 64 bits, all of which count."""
+"""Seeds, whole numbers of 64 bits, all of which count; and keys made of keys."""
 
 from __future__ import annotations
 
@@ -25,3 +25,8 @@ def key(seed: int) -> Array:
     """
     with jax.enable_x64(True):
         return jax.random.key(np.uint64(check_seed(seed)))
+
+
+def folded(keys: Array, number: int | Array) -> Array:
+    """Other keys [b], each a function of one of `keys` [b] and the number."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)

@@ -16,6 +16,7 @@ CACHE = Path(os.environ.get("LDM_JAX_TEST_CACHE", Path(tempfile.gettempdir()) / 
 # One for each process of pytest-xdist: JAX writes its files in place, where another process may be reading.
 CACHE = CACHE / os.environ.get("PYTEST_XDIST_WORKER", "")
 
+
 from jaxtyping import install_import_hook
 
 # Every jaxtyping annotation of the package is checked by beartype while the tests run.
@@ -76,6 +77,11 @@ def pytest_collection_modifyitems(items):
         if name in CORE:
             item.add_marker(pytest.mark.core)
     items.sort(key=lambda item: LONG.index(names[item]) if names[item] in LONG else len(LONG))
+
+
+def own_cache(name):
+    """Of the environment: where another process, one at a time, keeps what it compiles."""
+    return {"JAX_COMPILATION_CACHE_DIR": str(CACHE / name), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 
 MAPS = Path("/proc/self/maps")

@@ -7,7 +7,7 @@ import sys
 import nbformat
 import pytest
 
-from tests.conftest import CACHE, QUICK, ROOT
+from tests.conftest import QUICK, ROOT, own_cache
 
 EXECUTE = """
 import sys, nbformat
@@ -30,8 +30,7 @@ def test_runs(path, tmp_path):
 
     env = os.environ | {
         "XLA_FLAGS": QUICK,
-        "JAX_COMPILATION_CACHE_DIR": str(CACHE / "processes"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        **own_cache("processes"),
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
     command = [sys.executable, "-c", EXECUTE, str(copy), str(ROOT)]

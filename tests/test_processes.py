@@ -9,14 +9,13 @@ import time
 
 import pytest
 
-from tests.conftest import CACHE, QUICK, ROOT
+from tests.conftest import QUICK, ROOT, own_cache
 
 ARGS = ["configs/quickstart.py", "--smoke", "--data.limit", "64"]
 
 
 def start(workdir, *args):
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(CACHE / "processes"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    env = os.environ | cache | {"XLA_FLAGS": QUICK, "JAX_PLATFORMS": "cpu"}
+    env = os.environ | own_cache("processes") | {"XLA_FLAGS": QUICK, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-W", "error::DeprecationWarning:ldm_jax", "train.py", *ARGS, "--workdir", str(workdir)]
     return subprocess.Popen(
         [*command, *args], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

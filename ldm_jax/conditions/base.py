@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool
 from ldm_jax.data import Example
 from ldm_jax.errors import InputError
 from ldm_jax.models import Conditioning
+from ldm_jax.seeds import folded
 
 Arrays: TypeAlias = Mapping[str, Any]
 """Named arrays with one leading axis: of one example without it, of a batch [b ...]."""
@@ -148,12 +149,12 @@ def training_conditioning(
     """
     parts = []
     for i, condition in enumerate(conditions):
-        own = keys if i == 0 else jax.vmap(jax.random.fold_in, (0, None))(keys, i)
+        own = keys if i == 0 else folded(keys, i)
         given = arrays[condition.name]
         if condition.dropout:
             share = condition.dropout if told else 1.0
             given = drop(condition, given, jax.vmap(jax.random.uniform)(own) < share)
-        inner = jax.vmap(jax.random.fold_in, (0, None))(own, len(conditions))
+        inner = folded(own, len(conditions))
         parts.append(condition.apply(params.get(condition.name, {}), given, inner))
     return join(parts)
 

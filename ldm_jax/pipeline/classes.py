@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from ldm_jax.errors import InputError
 from ldm_jax.models import Conditioning
 from ldm_jax.pipeline.compiled import class_errors, denoiser_features, rows
+from ldm_jax.seeds import folded
 from ldm_jax.tasks.classify import Classified, Rounds, classify
 
 CLASSIFY, AUGMENT = Rounds(), Rounds((8,), ())
@@ -117,7 +118,7 @@ class Classes:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))
 
         def errors(alive: np.ndarray, times: np.ndarray, begin: int) -> np.ndarray:
-            own = jax.vmap(jax.random.fold_in, (0, None))(keys, begin)
+            own = folded(keys, begin)
             pairs, labels = np.repeat(np.arange(n), alive.shape[1]), alive.reshape(-1)
 
             def part(place: np.ndarray) -> Array:

@@ -31,6 +31,7 @@ from ldm_jax.models import (
 from ldm_jax.models.tiling import sliced, tiled
 from ldm_jax.pipeline.devices import shared
 from ldm_jax.pipeline.recipe import Recipe
+from ldm_jax.seeds import folded
 from ldm_jax.tasks import Task
 
 FirstStage = Autoencoder | VQAutoencoder | FSQAutoencoder | TinyAutoencoder
@@ -169,7 +170,7 @@ def _draw(
     """What one device does: the whole reverse process of its part of the batch."""
     plan = recipe.plan()
     guided = denoiser(module, recipe, rule, params, cond, null, guidance)
-    start, steps_keys = (jax.vmap(jax.random.fold_in, (0, None))(keys, i) for i in range(2))
+    start, steps_keys = (folded(keys, i) for i in range(2))
     if noise is None:
         noise = samplers.normal(start, jnp.zeros((len(keys), *shape)))
     return task.draw(guided, plan, noise, arrays, steps_keys)
@@ -198,7 +199,7 @@ def class_errors(
 
     def one(total: Array, at: tuple[Array, Array]) -> tuple[Array, None]:
         t, number = at
-        eps = samplers.normal(jax.vmap(jax.random.fold_in, (0, None))(keys, number), z)
+        eps = samplers.normal(folded(keys, number), z)
         t = jnp.broadcast_to(t, z.shape[:1])
         z_t = process.add_noise(z, eps, t)
         told = cond._replace(label=labels)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, runt
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ldm_jax.diffusion.average_velocity import adaptive, mean_flow, shortcut
 from ldm_jax.diffusion.losses import distance
@@ -17,6 +17,7 @@ from ldm_jax.diffusion.process import Process
 from ldm_jax.diffusion.samplers import normal
 from ldm_jax.diffusion.schedules import RectifiedFlow
 from ldm_jax.errors import InputError
+from ldm_jax.seeds import folded
 from ldm_jax.training.stage import Metrics
 
 
@@ -55,9 +56,14 @@ class Problem(NamedTuple):
     """Examples of the global batch."""
 
 
-def folded(keys: Array, number: int) -> Array:
-    """Other keys [b], of which each depends on one of `keys`."""
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+def _check_share(share: float) -> None:
+    if not 0.0 < share <= 1.0:
+        raise InputError(f"stages.denoiser.objective.share: {share} must be above 0 and at most 1")
+
+
+def _drawn(keys: Array, share: float) -> Bool[Array, "b"]:
+    """Which examples have an interval, by one coin for each of keys [b]."""
+    return jax.vmap(jax.random.uniform)(keys) < share
 
 
 @runtime_checkable
@@ -111,9 +117,8 @@ class MeanFlow:
     """Keeps that weight finite."""
 
     def __post_init__(self) -> None:
+        _check_share(self.share)
         where = "stages.denoiser.objective"
-        if not 0.0 < self.share <= 1.0:
-            raise InputError(f"{where}.share: {self.share} must be above 0 and at most 1")
         if not 0.0 <= self.mixing < 1.0:
             raise InputError(f"{where}.mixing: {self.mixing} must be at least 0 and less than 1")
         for field, least in (("guidance", 0.0), ("power", 0.0), ("floor", 1e-12)):
@@ -137,7 +142,7 @@ class MeanFlow:
             problem.process.sample_times(keys, problem.index, problem.count)
             for keys in (problem.time_keys, folded(problem.time_keys, 1))
         )
-        long = jax.vmap(jax.random.uniform)(folded(problem.time_keys, 2)) < self.share
+        long = _drawn(folded(problem.time_keys, 2), self.share)
         return jnp.maximum(a, b), jnp.where(long, jnp.abs(a - b), 0.0)
 
     def _guided(self, problem: Problem, z: Array, t: Array, velocity: Array) -> Array:
@@ -167,16 +172,14 @@ class Shortcut:
     """The shortest steps are 1 / 2^halvings long."""
 
     def __post_init__(self) -> None:
-        where = "stages.denoiser.objective"
-        if not 0.0 < self.share <= 1.0:
-            raise InputError(f"{where}.share: {self.share} must be above 0 and at most 1")
+        _check_share(self.share)
         if self.halvings < 1:
-            raise InputError(f"{where}.halvings: {self.halvings} must be at least 1")
+            raise InputError(f"stages.denoiser.objective.halvings: {self.halvings} must be at least 1")
 
     def loss(self, problem: Problem) -> tuple[Float[Array, "b"], Metrics]:
         """The squared error of the velocity, or of a step against two halves by the averaged network."""
         x0, network, keys = problem.x0, problem.network, problem.time_keys
-        long = jax.vmap(jax.random.uniform)(folded(keys, 1)) < self.share
+        long = _drawn(folded(keys, 1), self.share)
         # h = 2^-k, and t one of its multiples.
         k = jax.vmap(lambda key: jax.random.randint(key, (), 0, self.halvings))(folded(keys, 2))
         h = jnp.exp2(-k.astype(jnp.float32))

@@ -14,7 +14,7 @@ import pytest
 from ldm_jax import cli
 from ldm_jax.errors import InputError
 from ldm_jax.processes import join
-from tests.conftest import CACHE, ROOT
+from tests.conftest import ROOT, own_cache
 
 FEW = ["--smoke", "--data.limit", "64", "--autoencoder-training.steps", "6", "--denoiser-training.steps", "6"]
 
@@ -29,14 +29,13 @@ def begin(workdir, processes, *more, devices=4):
     started = []
     for i in range(processes):
         # Each with compiled programs of its own: JAX writes their files in place.
-        cache = CACHE / f"process-{i}-of-{processes}"
-        kept = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        cache = own_cache(f"process-{i}-of-{processes}")
         where = ["--distributed", f"localhost:{port},{processes},{i}"] if processes > 1 else []
         started.append(
             subprocess.Popen(
                 [*command, *where],
                 cwd=ROOT,
-                env={**os.environ, **kept, "XLA_FLAGS": flags},
+                env={**os.environ, **cache, "XLA_FLAGS": flags},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-from tests.conftest import CACHE, QUICK, ROOT
+from tests.conftest import QUICK, ROOT, own_cache
 
 KILLED = """
 import os, signal, sys
@@ -42,8 +42,7 @@ sys.exit(code)
 
 def environment():
     """One device, as a laptop has it, and one compilation cache for all of a test's processes."""
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(CACHE / "weather"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    return os.environ | cache | {"XLA_FLAGS": QUICK, "JAX_PLATFORMS": "cpu"}
+    return os.environ | own_cache("weather") | {"XLA_FLAGS": QUICK, "JAX_PLATFORMS": "cpu"}
 
 
 def start(workdir, data, *args, kill_at=None, log=None):

@@ -16,6 +16,7 @@ from ldm_jax.diffusion.precision import checked, widened
 from ldm_jax.diffusion.prediction import AnyEstimate
 from ldm_jax.diffusion.schedules import Schedule
 from ldm_jax.errors import InputError
+from ldm_jax.seeds import folded
 
 
 @runtime_checkable
@@ -109,7 +110,7 @@ def normal(keys: Array, like: Float[Array, "b ..."], *folds: int | Array) -> Flo
     if keys.shape[0] != like.shape[0]:
         raise InputError(f"key: {keys.shape[0]} keys must be one, or one for each of {like.shape[0]} examples")
     for fold in folds:
-        keys = jax.vmap(jax.random.fold_in, (0, None))(keys, fold)
+        keys = folded(keys, fold)
 
     def draw(key: Array) -> Array:
         return jax.random.normal(key, like.shape[1:], like.dtype)
