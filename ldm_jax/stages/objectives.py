@@ -150,11 +150,10 @@ class MeanFlow:
 
         Of an example that is told nothing its mean is v whatever the scale.
         """
-        omega = self.guidance * (1.0 - self.mixing)
-        if self.guidance == 1.0:
-            return velocity
-        none = jnp.zeros_like(t)
-        guided = omega * velocity + (1.0 - omega - self.mixing) * problem.network(z, t, none, told=False)
+        omega, none = self.guidance * (1.0 - self.mixing), jnp.zeros_like(t)
+        guided = omega * velocity
+        if self.guidance != 1.0:
+            guided = guided + (1.0 - omega - self.mixing) * problem.network(z, t, none, told=False)
         if self.mixing:
             guided = guided + self.mixing * problem.network(z, t, none)
         return jax.lax.stop_gradient(guided)

@@ -73,11 +73,12 @@ def test_shortcuts_are_measured_by_the_averaged_network(params):
 
 
 def test_guidance_is_part_of_what_is_learnt(params):
-    plain, guided = (
-        jax.jit(loss_of(MeanFlow(share=1.0, power=0.0, guidance=scale)))(params, batch(), KEYS, Context())[0]
-        for scale in (1.0, 3.0)
+    plain, guided, mixed = (
+        jax.jit(loss_of(MeanFlow(share=1.0, power=0.0, **settings)))(params, batch(), KEYS, Context())[0]
+        for settings in ({}, {"guidance": 3.0}, {"mixing": 0.5})
     )
     assert np.abs(plain - guided).max() > 0.1
+    assert np.abs(plain - mixed).max() > 0.1
 
 
 def test_a_step_is_one_average_over_it(params):
