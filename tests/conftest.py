@@ -13,9 +13,6 @@ if version("jaxlib").startswith("0.10."):
     QUICK += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK}".strip()
 CACHE = Path(os.environ.get("LDM_JAX_TEST_CACHE", Path(tempfile.gettempdir()) / "ldm_jax-test-cache"))
-# One for each process of pytest-xdist: JAX writes its files in place, where another process may be reading.
-CACHE = CACHE / os.environ.get("PYTEST_XDIST_WORKER", "")
-
 
 from jaxtyping import install_import_hook
 
@@ -26,14 +23,30 @@ import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_compilation_cache_dir", str(CACHE / "tests"))
 # Of the thousands of programs of single operations, too: to read one takes a tenth of the time to compile it.
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+# Otherwise the folder's name is part of every key, and a cache that was moved or copied has nothing.
+jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 
+import contextlib
 import dataclasses
 import gc
 
 import pytest
+from jax._src.lru_cache import LRUCache
+
+
+def _put_whole(self, key, value):
+    """JAX writes a program's file in place, where another process of pytest-xdist may be reading it."""
+    path = CACHE / "tests" / f"{key}-cache"
+    if not path.exists():
+        part = path.with_suffix(f".{os.getpid()}")
+        part.write_bytes(value)
+        part.replace(path)
+
+
+LRUCache.put = _put_whole
 
 # Tracing makes millions of small objects, and looking for garbage among them took a fifth of its time.
 gc.set_threshold(50_000, 10, 10)
@@ -80,8 +93,12 @@ def pytest_collection_modifyitems(items):
 
 
 def own_cache(name):
-    """Of the environment: where another process, one at a time, keeps what it compiles."""
-    return {"JAX_COMPILATION_CACHE_DIR": str(CACHE / name), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    """Of the environment: where another process, one of a name at a time, keeps what it compiles."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(CACHE / name),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",
+    }
 
 
 MAPS = Path("/proc/self/maps")
@@ -118,5 +135,13 @@ def trained(tiny_config, tmp_path_factory):
     from ldm_jax.experiment import Run
 
     workdir = tmp_path_factory.mktemp("runs") / "tiny"
-    Run(tiny_config, workdir).train()
-    return workdir
+    # The processes of pytest-xdist share what is beside their own folders: the second takes the run of the first.
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    shared = workdir if alone else tmp_path_factory.getbasetemp().parent / "trained"
+    if not shared.exists():
+        Run(tiny_config, workdir).train()
+        # Where both have trained one, each keeps to its own.
+        with contextlib.suppress(OSError):
+            return workdir.rename(shared)
+        return workdir
+    return shared

@@ -82,9 +82,9 @@ def asked(name, size, channels):
     }.get(name, {})
 
 
-ALIKE = ("emoji", "emoji_cpu")
-"""Shrunken they are configs/shapes.py with other data."""
-SHRUNKEN = [pytest.param(path, marks=pytest.mark.slow) if path.stem in ALIKE else path for path in CONFIGS]
+ALWAYS = ("quickstart", "folder", "shapes", "super_resolution", "unet")
+"""One of each kind of network and of condition; the others take minutes more, and .ci/run asks for them."""
+SHRUNKEN = [path if path.stem in ALWAYS else pytest.param(path, marks=pytest.mark.slow) for path in CONFIGS]
 
 
 @pytest.mark.parametrize("path", SHRUNKEN, ids=lambda p: p.stem)

@@ -18,6 +18,7 @@ nbformat.write(notebook, sys.argv[1])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
 def test_runs(path, tmp_path):
     notebook = nbformat.read(path, as_version=4)
@@ -30,7 +31,7 @@ def test_runs(path, tmp_path):
 
     env = os.environ | {
         "XLA_FLAGS": QUICK,
-        **own_cache("processes"),
+        **own_cache("notebooks"),
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
     command = [sys.executable, "-c", EXECUTE, str(copy), str(ROOT)]

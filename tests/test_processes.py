@@ -53,6 +53,7 @@ def alone(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_killed_then_stopped_and_started_again_it_ends_the_same(alone, tmp_path):
     # Killed right after a checkpoint began (8); tests/weather/test_kill.py kills more often.
     process = start(tmp_path)

@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "classify": "the class of images, by the denoiser's own errors",
     "augment": "a labelled set of drawn images, as many of each class",
     "convert": "published weights into our folders or back",
+    "average": "a run's model with an average of its weights of another length",
     "batch": "the examples that a training step saw, as a picture",
     "inspect": "what a model, a run or a file of weights holds",
 }

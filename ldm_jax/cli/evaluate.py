@@ -86,7 +86,10 @@ def _parser() -> Parser:
     parser.number("--seed", int, least=0, most=2**64 - 1, help="everything random is a function of it (default: 0)")
     parser.number("--batch-size", int, least=1, default=64, help="images at a time, over all devices")
     parser.add_argument("--rounding", choices=("round", "adm", "trunc"), default="round", help="from [-1, 1] to 8 bits")
-    parser.add_argument("--sweep", help="guidance=1,1.5,2,4 or steps=5,10,20,50: measure at each of these, too")
+    parser.add_argument(
+        "--sweep",
+        help="guidance=1,1.5,2,4, steps=5,10,20 or ema=0.03,0.1 (see average): measure at each",
+    )
     parser.add_argument(
         "--weights",
         action="append",
@@ -102,9 +105,9 @@ def _parser() -> Parser:
 
 def parse_sweep(text: str) -> tuple[str, tuple[float, ...]]:
     """ "guidance=1,1.5,2,4" to ("guidance", (1.0, 1.5, 2.0, 4.0)); InputError for another field or no numbers."""
-    field, values = _pair(text, "sweep", "guidance=1,1.5,2,4 or steps=5,10,20")
-    if field not in ("guidance", "steps"):
-        raise InputError(f"sweep: {field!r} must be guidance or steps")
+    field, values = _pair(text, "sweep", "guidance=1,1.5,2,4, steps=5,10,20 or ema=0.03,0.1")
+    if field not in ("guidance", "steps", "ema"):
+        raise InputError(f"sweep: {field!r} must be guidance, steps or ema")
     try:
         numbers = tuple(int(v) if field == "steps" else float(v) for v in values.split(","))
     except ValueError:
@@ -114,6 +117,11 @@ def parse_sweep(text: str) -> tuple[str, tuple[float, ...]]:
         raise InputError(f"sweep: {values!r} must be finite numbers")
     if field == "steps" and min(numbers) < 1:
         raise InputError(f"sweep: steps={values} must be at least 1")
+    if field == "ema":
+        from ldm_jax.training.averages import check_length
+
+        for number in numbers:
+            check_length(number, "sweep: ema")
     return field, tuple(dict.fromkeys(float(v) for v in numbers))
 
 

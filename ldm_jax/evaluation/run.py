@@ -20,6 +20,7 @@ from ldm_jax.evaluation.references import Reference, is_source, open_reference
 from ldm_jax.evaluation.sets import first_images, spread_images
 from ldm_jax.evaluation.spaces import open_comparisons, open_spaces
 from ldm_jax.evaluation.subjects import Drawing, LabelPolicy, ModelSubject, SamplesSubject, open_subject
+from ldm_jax.experiment.averages import check_snapshots, with_average
 from ldm_jax.metrics import Features, Report, Rounding, panel
 from ldm_jax.pipeline import name_of
 
@@ -110,11 +111,10 @@ def evaluate(options: Options) -> Result:
             field, points = options.sweep
             rows: dict[str, list[float]] = {}
             for point in points:
-                value = int(point) if field == "steps" else point
                 drawn = shown
-                if value != getattr(drawing, field):
-                    other = dataclasses.replace(drawing, **{field: value})
-                    drawn = sample_features(subject, other, conditions, plan, spaces, options.batch_size)
+                other = _changed(subject, drawing, field, point)
+                if other != (subject, drawing):
+                    drawn = sample_features(*other, conditions, plan, spaces, options.batch_size)
                 for name, number in compute(generation, drawn.features, found, reference).items():
                     rows.setdefault(name, []).append(number)
             sweep = {"field": field, "values": list(points), "metrics": rows}
@@ -143,6 +143,15 @@ def evaluate(options: Options) -> Result:
     )
     picture = panel.stack(pictures) if options.picture and pictures else None
     return Result(Report(protocol, values, sweep, notes), picture)
+
+
+def _changed(
+    subject: ModelSubject | SamplesSubject, drawing: Drawing, field: str, value: float
+) -> tuple[ModelSubject | SamplesSubject, Drawing]:
+    """What draws, and how, at a point of a sweep."""
+    if field == "ema" and isinstance(subject, ModelSubject):
+        return dataclasses.replace(subject, model=with_average(subject.model, subject.path, value)), drawing
+    return subject, dataclasses.replace(drawing, **{field: int(value) if field == "steps" else value})
 
 
 def set_up(options: Options) -> Setup:
@@ -243,6 +252,8 @@ def _check_kind(names: tuple[str, ...], kind: table.Kind, options: Options) -> N
             raise InputError(f"sweep: it draws samples anew; {options.subject} is no model that could")
         if not any(name in GENERATION for name in names):
             raise InputError("sweep: name a metric of samples to measure along it, such as fd_effnet")
+        if options.sweep[0] == "ema":
+            check_snapshots(options.subject, "sweep")
 
 
 def _drawing(subject: ModelSubject, options: Options) -> Drawing | None:

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from ldm_jax.errors import InputError
 from ldm_jax.stages.objectives import Denoising, Objective
 from ldm_jax.stages.prior import Prior
+from ldm_jax.training.averages import Profiles
 from ldm_jax.training.stage import Training
 
 
@@ -81,9 +82,15 @@ class DenoiserTraining(Training):
     """Train a new word of a pipeline's text encoders in place of the denoiser; needs a pretrained pipeline."""
     dropout: float = 0.1
     """Share of examples trained without each condition that came with a pretrained denoiser, for guidance."""
+    averages: Profiles | None = None
+    """Snapshots of more averages, from which one of any length is rebuilt after training (`ldm-jax average`)."""
 
     prior: Prior | None = None
     """A second source that a part of each batch comes from, so that what the denoiser knew stays."""
+
+    @property
+    def profiles(self) -> Profiles | None:
+        return self.averages
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -17,6 +17,7 @@ import optax
 from ldm_jax import images
 from ldm_jax.errors import Diverged, Stopped
 from ldm_jax.processes import any_process, main_process
+from ldm_jax.training.averages import Profiles, exponent, write_snapshots
 from ldm_jax.training.checkpoints import Checkpoints
 from ldm_jax.training.made_once import made_once
 from ldm_jax.training.parallel import Strategy, make_strategy
@@ -74,7 +75,7 @@ def fit(
       InputError: the folder holds checkpoints of something else.
     """
     training, name = stage.training, stage.training.label
-    training_step = stage.loss, stage.optimizer, training.ema, training.accumulate
+    training_step = stage.loss, stage.optimizer, training.ema, _gammas(training.profiles), training.accumulate
     strategy = _strategy(parallel, *training_step, None if devices is None else tuple(devices))
     checkpoints = Checkpoints(workdir / name, stage.inputs)
     try:
@@ -93,31 +94,36 @@ def _is_looked_at(training: Training, step: int) -> bool:
     return step >= training.steps or step % training.sample_every == 0
 
 
+def _gammas(profiles: Profiles | None) -> tuple[float, ...]:
+    return () if profiles is None else tuple(map(exponent, profiles.lengths))
+
+
 @made_once
 def _strategy(
     parallel: str,
     loss: Loss,
     optimizer: optax.GradientTransformation,
     ema: float,
+    gammas: tuple[float, ...],
     accumulate: int,
     devices: tuple[Any, ...] | None,
 ) -> Strategy:
-    step = partial(train_step, loss_fn=loss, optimizer=optimizer, ema=ema, accumulate=accumulate)
+    step = partial(train_step, loss_fn=loss, optimizer=optimizer, ema=ema, gammas=gammas, accumulate=accumulate)
     return make_strategy(parallel, step, devices)
 
 
 @made_once
 def _beginning(
-    init: Callable[..., Params], optimizer: optax.GradientTransformation
+    init: Callable[..., Params], optimizer: optax.GradientTransformation, averages: int
 ) -> Callable[[jax.Array, Params], TrainState]:
-    return lambda key, given: started(init(key, given), optimizer)
+    return lambda key, given: started(init(key, given), optimizer, averages)
 
 
 def _begun(stage: Stage, strategy: Strategy, checkpoints: Checkpoints, key: jax.Array) -> tuple[int, TrainState]:
     """The steps done and the state: the newest checkpoint's, or none and a new one."""
     name, steps = stage.training.label, stage.training.steps
 
-    init = _beginning(stage.init, stage.optimizer)
+    init = _beginning(stage.init, stage.optimizer, len(_gammas(stage.training.profiles)))
     shapes = jax.eval_shape(init, key, stage.given)
     template = jax.tree.map(
         lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, strategy.shardings(shapes)
@@ -189,6 +195,9 @@ class Fitting:
         alone = jax.process_count() == 1
         stopping = (alone or logging_now) and any_process(stop.received is not None)
         saving = last or step % training.checkpoint_every == 0 or stopping
+        profiles = training.profiles
+        if profiles is not None and (last or step % profiles.every == 0):
+            self._snap(step, profiles, state)
         if not (saving or logging_now):
             return state
         skipped = self._collect(step)
@@ -209,6 +218,12 @@ class Fitting:
             self.record.add(self._look(step, state))
         self.record.restart(step)
         return state
+
+    def _snap(self, step: int, profiles: Profiles, state: TrainState) -> None:
+        """Writes the averages; before the step's checkpoint, from which a run would go on without them."""
+        averages = self.strategy.local(self.strategy.joined(state).averages)
+        if main_process():
+            write_snapshots(self.workdir / "averages", step, profiles.lengths, averages)
 
     def _collect(self, step: int) -> int:
         """Fetches what is pending up to `step`; the number of steps in a row, up to the last, that were skipped."""

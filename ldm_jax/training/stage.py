@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Float, Int, UInt8
 
 from ldm_jax.errors import InputError
+from ldm_jax.training.averages import Profiles
 from ldm_jax.training.decays import CosineDecay, Decay
 from ldm_jax.training.optimizers import AdamW, Optimizer
 
@@ -99,6 +100,11 @@ class Training:
     def rate(self) -> optax.Schedule:
         """step -> learning rate."""
         return self.decay.schedule(self.learning_rate, min(self.warmup, self.steps - 1), self.steps)
+
+    @property
+    def profiles(self) -> Profiles | None:
+        """Averages that are tracked beside `ema`."""
+        return None
 
     def clipped(self, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
         """The optimiser after clipping by global norm; its state is the same with and without."""

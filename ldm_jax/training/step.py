@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from ldm_jax.training.averages import averaged
 from ldm_jax.training.stage import Context, Loss, Metrics, Params
 
 
@@ -21,12 +22,15 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
     skipped: Array
     """Steps in a row, up to the last one, that were skipped because something was not finite."""
+    averages: tuple[Params, ...] = ()
+    """Of the parameters by powers of the step (see `averages`), beside `ema`."""
 
 
-def started(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
+def started(params: Params, optimizer: optax.GradientTransformation, averages: int = 0) -> TrainState:
+    """The state before the first step; averages: how many of them are tracked beside `ema`."""
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, params, jax.tree.map(jnp.copy, params), optimizer.init(params), zero)
+    ema, *more = (jax.tree.map(jnp.copy, params) for _ in range(1 + averages))
+    return TrainState(zero, params, ema, optimizer.init(params), zero, tuple(more))
 
 
 def ema_decay(decay: float, step: Array) -> Array:
@@ -44,6 +48,7 @@ def train_step(
     loss_fn: Loss,
     optimizer: optax.GradientTransformation,
     ema: float,
+    gammas: tuple[float, ...] = (),
     accumulate: int = 1,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
@@ -52,7 +57,7 @@ def train_step(
     batch["index"] [b] is each example's place in the global batch. An example's randomness is key folded with the step
     and that index, so it does not depend on the number of devices, processes or micro-batches. With `axis_name`,
     gradients and metrics are averaged over that mapped axis. A step whose loss or gradient is not finite changes
-    nothing but the counts, without asking the host.
+    nothing but the counts, without asking the host. gammas: exponents of the averages beside `ema`.
     """
     context = Context(state.step, state.ema, frozen)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, state.step), batch["index"])
@@ -87,4 +92,6 @@ def train_step(
     kept = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
     skipped = jnp.where(finite, 0, state.skipped + 1)
     metrics["skipped"] = skipped.astype(jnp.float32)
-    return TrainState(state.step + 1, kept[0], kept[1], kept[2], skipped), metrics
+    done = state.step + 1
+    more = tuple(averaged(a, kept[0], gamma, done) for a, gamma in zip(state.averages, gammas, strict=True))
+    return TrainState(done, kept[0], kept[1], kept[2], skipped, more), metrics

@@ -60,7 +60,6 @@ def test_a_new_class_beside_the_old_ones_killed_and_resumed(trained, tenth, draw
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_adapters_of_a_pipeline(folders, pictures, tmp_path, capsys):  # noqa: F811
     """Captions of both sources; the second is what sample.py leaves."""
     other = tmp_path / "drawn"

@@ -54,6 +54,7 @@ def losses(workdir):
     return [json.loads(line)["loss"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(tmp_path):
     """Both stages, latents encoded by halves, one record and one model."""
     (first, second), (alone,) = (ended(begin(tmp_path / str(n), n)) for n in (2, 1))

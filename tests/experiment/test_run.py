@@ -69,6 +69,7 @@ def test_a_damaged_checkpoint_costs_nothing_but_time(trained, tiny_config, tmp_p
     assert steps == list(range(1, 9))
 
 
+@pytest.mark.slow
 def test_what_a_kill_kept_from_being_looked_at_is_looked_at(trained, tiny_config, tmp_path):
     """After the last step and in the middle: the picture and the numbers of a checkpoint's step are made up for."""
     copy = shutil.copytree(trained, tmp_path / "copy")
@@ -100,6 +101,7 @@ def test_stages_apart_give_the_same_model(trained, tiny_config, tmp_path):
     assert weights(workdir) == weights(trained)
 
 
+@pytest.mark.slow
 def test_fsdp_learns_what_pmap_learns(trained, tiny_config, tmp_path):
     workdir = tmp_path / "fsdp"
     Run(dataclasses.replace(tiny_config, parallel="fsdp"), workdir).train()
@@ -209,7 +211,8 @@ def test_it_goes_back_at_a_lower_rate_where_the_config_says_so(tiny_config, tmp_
     assert max(line["learning_rate"] for line in records(tmp_path) if line["step"] > 4) <= 1e-3
 
 
-@pytest.mark.parametrize("steps", [8, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [8, 20])
 def test_same_losses_on_one_and_on_eight_devices(steps, trained, tiny_config, tmp_path, monkeypatch):
     """Both stages, to 1e-4 relative; what differs is the number of devices alone."""
     from ldm_jax.training import loop as module
@@ -220,9 +223,9 @@ def test_same_losses_on_one_and_on_eight_devices(steps, trained, tiny_config, tm
     counts, found = ((1,), {8: losses(trained)}) if steps == 8 else ((1, 8), {})
     original, used = module._strategy, []
 
-    def chosen(name, loss, optimizer, ema, accumulate, devices):
+    def chosen(name, loss, optimizer, ema, gammas, accumulate, devices):
         used.append(devices)
-        return original(name, loss, optimizer, ema, accumulate, devices)
+        return original(name, loss, optimizer, ema, gammas, accumulate, devices)
 
     for count in counts:
         few = tuple(jax.devices()[:count])
