@@ -20,7 +20,7 @@ FOLDER = "averages"
 def check_snapshots(run: Path, field: str) -> None:
     """InputError where a folder is no run that has left snapshots and a model."""
     if not read_snapshots(run / FOLDER):
-        raise InputError(f"{field}: {run} has no snapshots to average; train with --stages.denoiser.averages profiles")
+        raise InputError(f"{field}: {run} has no snapshots to average; train with --stages.denoiser.averages.every N")
     if not (run / "model").is_dir():
         raise InputError(f"{field}: {run} has no model yet; finish its training first")
 
