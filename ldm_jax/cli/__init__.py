@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "augment": "a labelled set of drawn images, as many of each class",
     "convert": "published weights into our folders or back",
     "average": "a run's model with an average of its weights of another length",
+    "plan": "what training would take, here or on TPUs that aren't here",
     "batch": "the examples that a training step saw, as a picture",
     "inspect": "what a model, a run or a file of weights holds",
 }

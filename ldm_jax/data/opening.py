@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from ldm_jax.data.blank import open_blank
 from ldm_jax.data.bundled import SETS, open_bundled
 from ldm_jax.data.folder import open_folder
 from ldm_jax.data.npz import open_npz
@@ -14,6 +15,7 @@ SCHEMES: dict[str, tuple[str, Callable[[str, str], Source]]] = {
     "folder": ("folder:PATH", open_folder),
     "npz": ("npz:PATH", lambda path, split: hold_out(open_npz(path), split, f"npz:{path}")),
     "tfds": ("tfds:NAME", open_tfds),
+    "blank": ("blank:N", open_blank),
 }
 
 
@@ -25,6 +27,7 @@ def open_source(spec: str, split: str = "train") -> Source:
       or a text file each.
     - `npz:PATH`: arrays `images`, optionally `labels`, `captions` and `class_names`; see `ldm_jax.data.npz`.
     - `tfds:NAME`: any TFDS image data set that was prepared as ArrayRecord; see `ldm_jax.data.tfds`.
+    - `blank:N`: grey pictures of N classes, `blank:captions` with captions, for plans and timings without data.
 
     docs/data.md shows all layouts. `split` is "train", "test", or another split that the data set itself has, such as
     "validation". Where there is no test split, "test" is the validation split if there is one, else a held-out tenth

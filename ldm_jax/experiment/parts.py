@@ -128,7 +128,7 @@ def assemble(config: Config, base: Base) -> Parts:
     data = config.data
     base = _taught(config, base, source)
     known = _known(base)
-    loader = _loader(config, base, renumbered(source, known) if known else source)
+    loader = loader_of(config, base, renumbered(source, known) if known else source)
     try:
         test = open_source(data.source, "test")
         test = renumbered(test, known) if known else test
@@ -159,12 +159,13 @@ def assemble(config: Config, base: Base) -> Parts:
         check_loss(training, base.autoencoder.config, space[0])
     prior, other = prior_of(config), None
     if prior is not None:
-        other = _loader(config, base, prior_source(config, prior, conditions))
+        other = loader_of(config, base, prior_source(config, prior, conditions))
         check_alike(other, loader)
     return Parts(config, base, loader, test, conditions, other)
 
 
-def _loader(config: Config, base: Base, source: Source) -> Loader:
+def loader_of(config: Config, base: Base, source: Source) -> Loader:
+    """The training batches of a source, as the experiment wants them."""
     data = config.data
     return Loader(
         source,

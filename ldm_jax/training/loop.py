@@ -75,8 +75,7 @@ def fit(
       InputError: the folder holds checkpoints of something else.
     """
     training, name = stage.training, stage.training.label
-    training_step = stage.loss, stage.optimizer, training.ema, _gammas(training.profiles), training.accumulate
-    strategy = _strategy(parallel, *training_step, None if devices is None else tuple(devices))
+    strategy = strategy_of(stage, parallel, devices)
     checkpoints = Checkpoints(workdir / name, stage.inputs)
     try:
         start, state = _begun(stage, strategy, checkpoints, jax.random.fold_in(key, 0))
@@ -88,6 +87,18 @@ def fit(
     finally:
         checkpoints.close()
     return strategy.local(strategy.joined(state).ema), strategy
+
+
+def strategy_of(stage: Stage, parallel: str, devices: Sequence[Any] | None = None) -> Strategy:
+    """How the stage's step runs on the devices (all where None): by "pmap" or "fsdp"."""
+    training = stage.training
+    step = stage.loss, stage.optimizer, training.ema, _gammas(training.profiles), training.accumulate
+    return _strategy(parallel, *step, None if devices is None else tuple(devices))
+
+
+def beginning_of(stage: Stage) -> Callable[[jax.Array, Params], TrainState]:
+    """(key, stage.given) -> the state before the first step."""
+    return _beginning(stage.init, stage.optimizer, len(_gammas(stage.training.profiles)))
 
 
 def _is_looked_at(training: Training, step: int) -> bool:
@@ -123,7 +134,7 @@ def _begun(stage: Stage, strategy: Strategy, checkpoints: Checkpoints, key: jax.
     """The steps done and the state: the newest checkpoint's, or none and a new one."""
     name, steps = stage.training.label, stage.training.steps
 
-    init = _beginning(stage.init, stage.optimizer, len(_gammas(stage.training.profiles)))
+    init = beginning_of(stage)
     shapes = jax.eval_shape(init, key, stage.given)
     template = jax.tree.map(
         lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, strategy.shardings(shapes)

@@ -24,9 +24,10 @@ class Strategy(NamedTuple):
     """create(init, *arguments) -> state; step(state, batch, key, frozen=None) -> (state, metrics).
 
     put(host batch) -> batch. replicate(tree) -> the tree whole on every device, as `frozen` shall be. flops(arguments
-    of step) -> one device's. joined(state) -> a step's state as arrays of all processes, as a checkpoint wants it.
-    local(tree) -> parameters as this process may compute with them: whole on one device where they are replicated,
-    sharded as in training otherwise.
+    of step) -> one device's. shapes(state, global batch, key, frozen), each of jax.ShapeDtypeStruct -> arguments for
+    `flops` and for `lower`, the step lowered for devices that need not be there. joined(state) -> a step's state as
+    arrays of all processes, as a checkpoint wants it. local(tree) -> parameters as this process may compute with them:
+    whole on one device where they are replicated, sharded as in training otherwise.
     """
 
     create: Callable[..., TrainState]
@@ -35,6 +36,8 @@ class Strategy(NamedTuple):
     put: Callable[[Any], Any]
     replicate: Callable[[Any], Any]
     flops: Callable[..., float]
+    shapes: Callable[..., tuple[Any, ...]]
+    lower: Callable[..., jax.stages.Lowered]
     joined: Callable[[TrainState], TrainState]
     local: Callable[[Any], Any]
 
@@ -91,6 +94,12 @@ def _pmap(train_step: Callable[..., Any], devices: Sequence[Any] | None) -> Stra
     def step(state: TrainState, batch: Any, key: jax.Array, frozen: Any = None) -> tuple[TrainState, Metrics]:
         return mapped(state, batch, key, frozen)
 
+    def shapes(state: Any, batch: Any, key: Any, frozen: Any = None) -> tuple[Any, ...]:
+        def divided(x: Any) -> Any:
+            return jax.ShapeDtypeStruct((mesh.size, x.shape[0] // mesh.size, *x.shape[1:]), x.dtype)
+
+        return state, jax.tree.map(divided, batch), key, frozen
+
     def everywhere(x: jax.Array) -> jax.Array:
         parts = [shard.data for shard in x.addressable_shards]
         return jax.make_array_from_single_device_arrays(x.shape, replicated, parts)
@@ -110,6 +119,8 @@ def _pmap(train_step: Callable[..., Any], devices: Sequence[Any] | None) -> Stra
         put=put,
         replicate=lambda tree: jax.device_put(tree, replicated),
         flops=partial(count_flops, mapped),
+        shapes=shapes,
+        lower=mapped.lower,  # type: ignore[attr-defined]
         joined=joined,
         local=lambda tree: jax.tree.map(lambda x: x.addressable_shards[0].data, tree),
     )
@@ -135,6 +146,16 @@ def _fsdp(train_step: Callable[..., Any], devices: Sequence[Any] | None, least: 
     def flops(*arguments: Any) -> float:
         return count_flops(compiled, *arguments) / mesh.size
 
+    def shapes(state: Any, batch: Any, key: Any, frozen: Any = None) -> tuple[Any, ...]:
+        def placed(x: Any, place: Any) -> Any:
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+
+        def everywhere(tree: Any) -> Any:
+            return jax.tree.map(lambda x: placed(x, replicated), tree)
+
+        divided = jax.tree.map(lambda x: placed(x, split), batch)
+        return jax.tree.map(placed, state, shardings(state)), divided, everywhere(key), everywhere(frozen)
+
     def local(tree: Any) -> Any:
         # Pictures are drawn by each process for itself, which needs what the others hold.
         return tree if jax.process_count() == 1 else multihost_utils.process_allgather(tree, tiled=True)
@@ -146,6 +167,8 @@ def _fsdp(train_step: Callable[..., Any], devices: Sequence[Any] | None, least: 
         put=put,
         replicate=lambda tree: jax.device_put(tree, replicated),
         flops=flops,
+        shapes=shapes,
+        lower=compiled.lower,
         joined=lambda state: state,
         local=local,
     )
