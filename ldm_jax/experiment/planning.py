@@ -92,10 +92,10 @@ def plan(
     if largest and chip_of(devices[0].device_kind) is None:
         raise InputError(f"largest_batch: the memory of {devices[0].device_kind} isn't known; leave it out")
     with tempfile.TemporaryDirectory() as room:
-        for found in _stages(config, Path(room), stage):
+        for found, unrolled in _stages(config, Path(room), stage):
             batch = next(iter(found.batches(0, 1)))[1]
             for strategy in strategies:
-                made = compiled(found, batch, strategy, devices)
+                made = compiled(found, batch, strategy, devices, unrolled)
                 yield made._replace(largest=largest_batch(found, batch, strategy, devices)) if largest else made
 
 
@@ -124,16 +124,20 @@ def largest_batch(stage: Stage, batch: Any, strategy: str, devices: Sequence[Any
     return low
 
 
-def _stages(config: Config, room: Path, which: str) -> Iterator[Stage]:
+def _stages(config: Config, room: Path, which: str) -> Iterator[tuple[Stage, Stage | None]]:
+    """Each stage, and the same without a loop over its blocks where it has one."""
     parts = assemble(config, read_base(config, room))
     few = loader_of(parts.config, parts.base, Subset.evenly(parts.loader.source, EXAMPLES))
     parts = parts._replace(loader=few, test=None, prior=None)
     training = parts.config.stage(AutoencoderTraining)
     if training is not None and which in ("all", "autoencoder"):
-        yield autoencoder_stage(parts, [load_lpips(name) for name in training.loss.networks])
+        yield autoencoder_stage(parts, [load_lpips(name) for name in training.loss.networks]), None
     if parts.config.stage(DenoiserTraining) is not None and which in ("all", "denoiser"):
         latents = _blank_latents(parts)
-        yield denoiser_stage(parts, first_stage_model(parts, parts.base.autoencoder_params, latents), latents, room)
+        model = first_stage_model(parts, parts.base.autoencoder_params, latents)
+        found = denoiser_stage(parts, model, latents, room)
+        flat = parts._replace(config=parts.config.with_stages(denoiser={"scan": False}))
+        yield found, denoiser_stage(flat, model, latents, room) if found.scanned else None
 
 
 def _blank_latents(parts: Parts) -> Latents:
@@ -144,8 +148,11 @@ def _blank_latents(parts: Parts) -> Latents:
     return Latents(np.zeros(shape, np.float32), np.zeros(channels, np.float32), np.ones(channels, np.float32))
 
 
-def compiled(stage: Stage, batch: Any, strategy: str, devices: Sequence[Any]) -> Plan:
-    """The plan of one stage; batch: one of its batches, or its shapes."""
+def compiled(stage: Stage, batch: Any, strategy: str, devices: Sequence[Any], unrolled: Stage | None = None) -> Plan:
+    """The plan of one stage; batch: one of its batches, or its shapes.
+
+    unrolled: the same without `scan`, whose traffic is taken, for the compiler counts one turn of a loop alone.
+    """
     training = stage.training
     made = strategy_of(stage, strategy, devices)
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -170,7 +177,11 @@ def compiled(stage: Stage, batch: Any, strategy: str, devices: Sequence[Any]) ->
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return found._replace(refused=_memory_in(str(error)))
-    return found._replace(costs=costs_of(program, len(devices)))
+    costs = costs_of(program, len(devices))
+    traffic = None if unrolled is None else compiled(unrolled, batch, strategy, devices).costs
+    if traffic is not None:
+        costs = costs._replace(accessed=traffic.accessed, collectives=traffic.collectives)
+    return found._replace(costs=costs)
 
 
 def _memory_in(message: str) -> str:

@@ -79,6 +79,7 @@ SHARES = {"all-reduce": 2.0, "all-gather": 1.0, "reduce-scatter": 1.0, "all-to-a
 """How often the whole array goes around the ring."""
 OPERATION = re.compile(r"= (.*?) (" + "|".join(SHARES) + r")(-start)?\(")
 ARRAY = re.compile(r"\b(pred|bf16|[fsu]\d+)\[([\d,]*)\]")
+CHANNEL = re.compile(r"channel_id=(\d+)")
 
 
 def _size(dims: str) -> int:
@@ -91,8 +92,11 @@ def collectives(hlo: str, devices: int) -> dict[str, float]:
     Around a ring of n, an array takes (n - 1) / n of its bytes from each device to gather or to scatter, and twice
     that to reduce everywhere.
     """
-    found: dict[str, float] = {}
-    for line in hlo.splitlines():
+    found: dict[str, tuple[str, float]] = {}
+    function = ""
+    for number, line in enumerate(hlo.splitlines()):
+        if line.rstrip().endswith("{"):
+            function = line
         match = OPERATION.search(line)
         if match is None:
             continue
@@ -100,6 +104,15 @@ def collectives(hlo: str, devices: int) -> dict[str, float]:
         sizes = [_size(dims) * WIDTHS.get(kind, 4) for kind, dims in ARRAY.findall(result)]
         # The result of a start holds its operands, too.
         whole = max(sizes, default=0) if started else sum(sizes)
-        whole *= devices if name == "reduce-scatter" else 1
-        found[name] = found.get(name, 0.0) + whole * SHARES[name] * (devices - 1) / devices
-    return found
+        if name == "reduce-scatter":
+            whole *= devices
+        if "all-reduce-scatter" in function:
+            # XLA for TPUs writes a scattered sum as a whole one of which a slice is taken.
+            name = "reduce-scatter"
+        # One that is fused with other work is written several times, by its start, its middle and its end.
+        channel = CHANNEL.search(line) if "fus" in function.split("(")[0] else None
+        found[channel[1] if channel else f"line {number}"] = name, whole * SHARES[name] * (devices - 1) / devices
+    total: dict[str, float] = {}
+    for name, size in found.values():
+        total[name] = total.get(name, 0.0) + size
+    return total

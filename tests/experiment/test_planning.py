@@ -55,11 +55,20 @@ def test_collectives_of_a_programs_text():
       %d = f32[64]{0} all-gather-done(%g)
       %r = f32[16]{0} reduce-scatter(%q), channel_id=4
       %c = f32[4]{0} fusion(%all-reduce.1), kind=kLoop
+    %fused_computation.1 (p: f32[16]) -> f32[64] {
+      %begun = f32[64]{0} all-gather(%p), channel_id=3
+    }
+    %async_collective_fusion (p: f32[16]) -> f32[64] {
+      %going = f32[64]{0} all-gather(%p), channel_id=3
+    }
+    %all-reduce-scatter.1 (p: f32[32]) -> f32[8] {
+      %sum = f32[32]{0} all-reduce(%p), channel_id=5
+    }
     """
     assert collectives(text, 4) == {
         "all-reduce": 2 * (4 * 2**20 + 16 + 16) * 0.75,
-        "all-gather": 256 * 0.75,
-        "reduce-scatter": 256 * 0.75,
+        "all-gather": 2 * 256 * 0.75,
+        "reduce-scatter": (256 + 128) * 0.75,
     }
 
 
