@@ -43,7 +43,8 @@ def test_of_both_stages_by_both_strategies(plans, tiny_config, trained):
         assert pmap.times == {} and pmap.seconds is None
     fsdp = plans["denoiser", "fsdp"]
     assert fsdp.parameters == pmap.parameters and abs(fsdp.flops / pmap.flops - 1) < 0.01
-    assert fsdp.costs.arguments < pmap.costs.arguments
+    # Arrays this small are not split.
+    assert fsdp.costs.arguments == pmap.costs.arguments
     assert tiny_config.stage(DenoiserTraining).steps == plans["denoiser", "pmap"].steps
 
 
