@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -18,7 +20,7 @@ from ldm_jax.errors import InputError
 from ldm_jax.experiment.building import autoencoder_stage, denoiser_stage, first_stage_model
 from ldm_jax.experiment.parts import Parts, assemble, loader_of, read_base
 from ldm_jax.pretrained.lpips import load_lpips
-from ldm_jax.stages import AutoencoderTraining, DenoiserTraining
+from ldm_jax.stages import AutoencoderTraining
 from ldm_jax.training.chips import Costs, chip_of, costs_of
 from ldm_jax.training.loop import beginning_of, strategy_of
 from ldm_jax.training.stage import Stage
@@ -91,12 +93,17 @@ def plan(
             )
     if largest and chip_of(devices[0].device_kind) is None:
         raise InputError(f"largest_batch: the memory of {devices[0].device_kind} isn't known; leave it out")
+    names = [training.label for training in config.stages if stage in ("all", training.label)]
+    if not names:
+        raise InputError(f"stage: {stage} is not one of this experiment's stages")
     with tempfile.TemporaryDirectory() as room:
-        for found, unrolled in _stages(config, Path(room), stage):
+        parts = _parts(config, Path(room))
+        for name, strategy in itertools.product(names, strategies):
+            built = parts._replace(config=dataclasses.replace(parts.config, parallel=strategy))
+            found, unrolled = _stage(built, name, Path(room))
             batch = next(iter(found.batches(0, 1)))[1]
-            for strategy in strategies:
-                made = compiled(found, batch, strategy, devices, unrolled)
-                yield made._replace(largest=largest_batch(found, batch, strategy, devices)) if largest else made
+            made = compiled(found, batch, strategy, devices, unrolled)
+            yield made._replace(largest=largest_batch(found, batch, strategy, devices)) if largest else made
 
 
 def largest_batch(stage: Stage, batch: Any, strategy: str, devices: Sequence[Any]) -> int:
@@ -124,20 +131,23 @@ def largest_batch(stage: Stage, batch: Any, strategy: str, devices: Sequence[Any
     return low
 
 
-def _stages(config: Config, room: Path, which: str) -> Iterator[tuple[Stage, Stage | None]]:
-    """Each stage, and the same without a loop over its blocks where it has one."""
+def _parts(config: Config, room: Path) -> Parts:
+    """The experiment's, with a few examples of its data and no second source."""
     parts = assemble(config, read_base(config, room))
     few = loader_of(parts.config, parts.base, Subset.evenly(parts.loader.source, EXAMPLES))
-    parts = parts._replace(loader=few, test=None, prior=None)
-    training = parts.config.stage(AutoencoderTraining)
-    if training is not None and which in ("all", "autoencoder"):
-        yield autoencoder_stage(parts, [load_lpips(name) for name in training.loss.networks]), None
-    if parts.config.stage(DenoiserTraining) is not None and which in ("all", "denoiser"):
-        latents = _blank_latents(parts)
-        model = first_stage_model(parts, parts.base.autoencoder_params, latents)
-        found = denoiser_stage(parts, model, latents, room)
-        flat = parts._replace(config=parts.config.with_stages(denoiser={"scan": False}))
-        yield found, denoiser_stage(flat, model, latents, room) if found.scanned else None
+    return parts._replace(loader=few, test=None, prior=None)
+
+
+def _stage(parts: Parts, name: str, room: Path) -> tuple[Stage, Stage | None]:
+    """A stage, and the same without a loop over its blocks where it has one."""
+    if name == AutoencoderTraining.label:
+        training = parts.config.stage(AutoencoderTraining)
+        return autoencoder_stage(parts, [load_lpips(name) for name in training.loss.networks]), None
+    latents = _blank_latents(parts)
+    model = first_stage_model(parts, parts.base.autoencoder_params, latents)
+    found = denoiser_stage(parts, model, latents, room)
+    flat = parts._replace(config=parts.config.with_stages(denoiser={"scan": False}))
+    return found, denoiser_stage(flat, model, latents, room) if found.scanned else None
 
 
 def _blank_latents(parts: Parts) -> Latents:
