@@ -217,7 +217,7 @@ def write(path, **arrays):
         (["--reference", "32.npz", "--metrics", "memorization"], "has no test and train split"),
         ([*COMMON, "--metrics", "psnr"], "metrics: psnr is measured on a model"),
         ([*COMMON, "--metrics", "fid", "--sweep", "steps=1,2"], "sweep: it draws samples anew"),
-        ([*COMMON, "--sweep", "speed=1"], "sweep: 'speed' must be guidance or steps"),
+        ([*COMMON, "--sweep", "speed=1"], "sweep: 'speed' must be guidance, steps or ema"),
         ([*COMMON, "--sweep", "steps=1.5"], "must be whole numbers"),
         ([*COMMON, "--sweep", "guidance"], "must have the form"),
         ([*COMMON, "--metrics", "fid", "--weights", "inception=nowhere.pth"], "nowhere.pth does not exist"),
