@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
+from ldm_jax.conditions.text import Text, TrainedEncoder
 from ldm_jax.config import Config, Pretrained
 from ldm_jax.models.autoencoder import AutoencoderConfig
 from ldm_jax.models.dit import DiTConfig
@@ -45,8 +47,9 @@ def shrink(config: Config) -> Config:
     size = config.data.image_size
     if not isinstance(autoencoder, Pretrained):
         autoencoder = _shrink_autoencoder(autoencoder)
-        # Four tokens a side are enough; no larger than what was asked for.
-        size = min(size, 4 * autoencoder.factor * getattr(denoiser, "patch", 1))
+        # Four tokens a side are enough, or one at a UNet's last resolution; no larger than what was asked for.
+        side = max(4, 2 ** (len(denoiser.channels) - 1)) if isinstance(denoiser, UNetConfig) else 4
+        size = min(size, side * autoencoder.factor * getattr(denoiser, "patch", 1))
     if not isinstance(denoiser, Pretrained):
         denoiser = _shrink_denoiser(denoiser)
     data = dataclasses.replace(
@@ -59,10 +62,19 @@ def shrink(config: Config) -> Config:
         config,
         data=data,
         autoencoder=autoencoder,
+        conditions=tuple(_shrink_condition(condition) for condition in config.conditions),
         denoiser=denoiser,
         stages=tuple(_shrink_stage(stage) for stage in config.stages),
         sampling=dataclasses.replace(config.sampling, steps=min(config.sampling.steps, 8)),
     )
+
+
+def _shrink_condition(condition: Any) -> Any:
+    if not (isinstance(condition, Text) and isinstance(condition.encoder, TrainedEncoder)):
+        return condition
+    encoder = condition.encoder
+    small = dataclasses.replace(encoder, width=min(encoder.width, 32), depth=min(encoder.depth, 2), heads=2)
+    return dataclasses.replace(condition, encoder=small)
 
 
 def _shrink_stage(stage: StageConfig) -> StageConfig:

@@ -77,9 +77,8 @@ def tensors(folder):
     }
 
 
-# Each compiles a published network for half a minute or longer; of the whole denoiser of a model of ours is
+# Each of the slow ones compiles a published network for half a minute or longer; models of ours are trained on in
 # tests/test_cli_finetune.py.
-EACH = pytest.mark.parametrize("kind", ["sd15", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])])
 
 
 @pytest.mark.slow
@@ -111,7 +110,8 @@ def test_attention_alone(folders, pictures, tmp_path, capsys):
     assert "conv_in.weight" not in moved
 
 
-@EACH
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_adapters(kind, folders, pictures, tmp_path, capsys):
     """A LoRA file, not a pipeline; the base is read, never written."""
     before = {path: path.read_bytes() for path in folders[kind].rglob("*") if path.is_file()}

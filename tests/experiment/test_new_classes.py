@@ -52,7 +52,7 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow) if k == "unet" else k for k in SMALL])
 def test_a_longer_table_changes_nothing_that_was_there(kind):
     """Old classes and "none" give what they gave; a new one gives something of its own once its row moves."""
     module = make_denoiser(SMALL[kind].fitted(4, 3, context_dim=8 * (kind == "mmdit")))

@@ -69,7 +69,7 @@ def test_compute_changes_rounding_alone(name):
         assert 1e-5 < difference(one, two) < 0.1
 
 
-@pytest.mark.parametrize("name", SCANNED)
+@pytest.mark.parametrize("name", ["dit", pytest.param("mmdit", marks=pytest.mark.slow)])
 def test_scan_is_the_loop_over_stacked_blocks(name):
     params, args = randomised(ALL[name]), inputs(name)
     module, stacked = changed(name, scan=True), stack_blocks(params)

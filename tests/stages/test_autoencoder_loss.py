@@ -215,7 +215,8 @@ def stepper(config, loss, discriminator, trains="all", strategy="pmap", devices=
     return made, made.create(init, KEY)
 
 
-@pytest.mark.parametrize(("strategy", "config"), [pytest.param("pmap", VQ, marks=pytest.mark.slow), ("fsdp", VQ)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "config"), [("pmap", VQ), ("fsdp", VQ)])
 def test_one_and_eight_devices_agree(strategy, config):
     loss = dataclasses.replace(ADVERSARIAL, lecam_weight=0.1)
     found = {}
