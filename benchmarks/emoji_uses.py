@@ -84,6 +84,14 @@ def nearest(drawn: np.ndarray, own: np.ndarray, real: np.ndarray) -> float:
     return hits / len(drawn)
 
 
+def framed(images: np.ndarray) -> np.ndarray:
+    """The images with a red frame, which marks concepts that training has not seen."""
+    images = images.copy()
+    for edge in (np.s_[:, 0], np.s_[:, -1], np.s_[:, :, 0], np.s_[:, :, -1]):
+        images[edge] = (255, 0, 0)
+    return images
+
+
 def text(options: argparse.Namespace) -> tuple[Report, np.ndarray]:
     model, extract = ldm_jax.load(options.run), features()
     everything = extract(pictures("train", model.image_size)[0])
@@ -101,7 +109,7 @@ def text(options: argparse.Namespace) -> tuple[Report, np.ndarray]:
         report[name] = {"right": nearest(extract(drawn), own, pool), "n": len(prompts), "chance": 0.01}
         report[name]["reconstructions right"] = nearest(extract(rebuilt(model, images)), own, pool)
         few = np.unique(np.linspace(0, len(drawn) - 1, 48 if split == "train" else 16).round().astype(int))
-        shown.append(drawn[few])
+        shown.append(drawn[few] if split == "train" else framed(drawn[few]))
         report[name]["shown"] = [prompts[i] for i in few]
     return report, grid(np.concatenate(shown), 8)
 
