@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from ldm_jax.experiment.planning import Plan
 
 
+WITHOUT_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+"""For libtpu, which would otherwise ask the network where it is, and let one process alone compile."""
+
+
 def plan(args: Sequence[str]) -> int:
     """plan CONFIG [--topology v5e:4x4] [--strategy pmap fsdp] [--stage S] [--largest-batch] [--any.field VALUE]"""
     parser = Parser(
@@ -58,8 +67,7 @@ def devices_of(topology: str | None) -> Sequence[Any]:
 
     if topology is None:
         return jax.devices()
-    # libtpu would otherwise ask the network, and tell at length what it doesn't find.
-    for name, value in (("TPU_SKIP_MDS_QUERY", "1"), ("TPU_WORKER_HOSTNAMES", "localhost")):
+    for name, value in WITHOUT_TPU.items():
         os.environ.setdefault(name, value)
     from jax.experimental import topologies
 

@@ -27,12 +27,14 @@ CHIPS = {
     "NVIDIA A100": Chip(80 * GIB, 2039e9, 300e9),
     "NVIDIA H100": Chip(80 * GIB, 3350e9, 450e9),
     "NVIDIA H200": Chip(141e9, 4800e9, 450e9),
-    "TPU v4": Chip(32 * GIB, 1228e9, 150e9),
     "TPU v5 lite": Chip(16 * GIB, 819e9, 100e9),
     "TPU v5": Chip(95 * GIB, 2765e9, 300e9),
     "TPU v6 lite": Chip(32 * GIB, 1640e9, 224e9),
 }
-"""By the start of `device_kind`, from the makers' data sheets (which count links in both directions)."""
+"""By the start of `device_kind`, from the makers' data sheets (which count links in both directions).
+
+Not TPU v4, of whose two cores a topology makes two devices.
+"""
 
 
 def chip_of(kind: str) -> tuple[float, Chip] | None:
