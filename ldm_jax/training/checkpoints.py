@@ -101,6 +101,12 @@ def structure(state: Any) -> dict[str, str]:
     return {path: f"{leaf.dtype} {list(leaf.shape)}" for path, leaf in _paths(state).items()}
 
 
+def _stored(state: TrainState) -> dict[str, Any]:
+    """The state by field; one without averages as it was stored before there were any."""
+    fields = state._asdict()
+    return fields if state.averages else {name: value for name, value in fields.items() if name != "averages"}
+
+
 def _sealed(content: Mapping[str, Any]) -> dict[str, str]:
     text = json.dumps(content)
     return {"content": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
@@ -128,7 +134,7 @@ class Checkpoints:
         if not finite:
             return False
         record = _sealed({"fingerprints": found, "structure": structure(state), "inputs": self.inputs})
-        arrays = ocp.args.StandardSave(jax.tree.map(_lone, state))
+        arrays = ocp.args.StandardSave(_stored(jax.tree.map(_lone, state)))
         args = ocp.args.Composite(state=arrays, record=ocp.args.JsonSave(record))
         self._manager.save(step, args=args)
         return True
@@ -157,8 +163,8 @@ class Checkpoints:
                 continue
             self._check(step, record, template)
             try:
-                args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
-                state = self._manager.restore(step, args=args)["state"]
+                args = ocp.args.Composite(state=ocp.args.StandardRestore(_stored(template)))
+                state = TrainState(**self._manager.restore(step, args=args)["state"])
                 if fingerprints(state)[0] != record["fingerprints"]:
                     raise ValueError("its arrays are not the ones that were saved")
                 return step, state

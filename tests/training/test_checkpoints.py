@@ -1,4 +1,5 @@
 import gc
+import json
 import logging
 import shutil
 import sys
@@ -174,3 +175,17 @@ def test_a_fingerprint_does_not_depend_on_where_an_array_lies(monkeypatch):
     on_host = fingerprints(whole)
     monkeypatch.setattr(checkpoints, "SMALL", 0)
     assert fingerprints(placed) == fingerprints(whole) == on_host
+
+
+def test_a_state_without_averages_is_stored_as_before_there_were_any(saved):
+    """Checkpoints of earlier versions have these fields, and are not taken for damaged."""
+    names = json.loads((saved / "3" / "state" / "_METADATA").read_text())["tree_metadata"]
+    fields = {path.strip("()'").split("'")[0] for path in names}
+    assert fields == {"step", "params", "ema", "opt_state", "skipped"}
+
+
+def test_averages_come_back(tmp_path):
+    made, one = Checkpoints(tmp_path), state(1)._replace(averages=({"w": jnp.full(8, 3.0)}, {"w": jnp.full(8, 4.0)}))
+    made.save(1, one)
+    made.close()
+    chex.assert_trees_all_equal(Checkpoints(tmp_path).restore(template(one))[1], one)
