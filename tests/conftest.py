@@ -39,7 +39,7 @@ from jax._src.lru_cache import LRUCache
 
 def _put_whole(self, key, value):
     """JAX writes a program's file in place, where another process of pytest-xdist may be reading it."""
-    path = CACHE / "tests" / f"{key}-cache"
+    path = Path(self.path) / f"{key}-cache"
     if not path.exists():
         part = path.with_suffix(f".{os.getpid()}")
         part.write_bytes(value)

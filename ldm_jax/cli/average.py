@@ -31,7 +31,7 @@ def average(args: Sequence[str]) -> int:
 
     check_length(options.length, "length")
     check_snapshots(options.run, "run")
-    check_destination(options.run, options.out, "published", overwrite=options.overwrite)
+    check_destination(options.run, options.out, "published", overwrite=options.overwrite, field="out")
     model = with_average(load(options.run), options.run, options.length, options.step)
     with replacing(options.out) as place:
         model.save(place)

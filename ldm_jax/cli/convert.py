@@ -73,25 +73,25 @@ def check_usable(options: argparse.Namespace) -> None:
         raise InputError(f"variant: {options.variant!r} can't be used, {options.src} is a single file; leave it out")
 
 
-def check_destination(src: Path, dst: Path, layout: str, *, overwrite: bool) -> None:
+def check_destination(src: Path, dst: Path, layout: str, *, overwrite: bool, field: str = "dst") -> None:
     """InputError where DST can't be written, or holds what would be lost; `overwrite` gives up a model alone."""
     from ldm_jax.files import check_file, check_folder
 
     source, target = src.resolve(), dst.resolve()
     if source == target or target in source.parents or (source in target.parents and source.is_dir()):
-        raise InputError(f"dst: {dst} must be another place than src, {src}")
+        raise InputError(f"{field}: {dst} must be another place than src, {src}")
     if layout == "original":
-        check_file(dst, (".safetensors",), overwrite=overwrite, field="dst")
+        check_file(dst, (".safetensors",), overwrite=overwrite, field=field)
         return
     if dst.is_file():
-        raise InputError(f"dst: {dst} is a file; name a folder that is new or empty")
-    check_folder(dst, field="dst")
+        raise InputError(f"{field}: {dst} is a file; name a folder that is new or empty")
+    check_folder(dst, field=field)
     if not dst.is_dir() or not any(dst.iterdir()):
         return
     if not overwrite:
-        raise InputError(f"dst: {dst} exists; name a folder that is new or empty, or add --overwrite to replace it")
+        raise InputError(f"{field}: {dst} exists; name a folder that is new or empty, or add --overwrite to replace it")
     if not any((dst / name).is_file() for name in ("model_index.json", "config.json")):
-        raise InputError(f"dst: {dst} holds something else than a model; name a folder that is new or empty")
+        raise InputError(f"{field}: {dst} holds something else than a model; name a folder that is new or empty")
 
 
 def check_size(dst: Path, parts: Iterable[Any], dtype: str | None) -> None:

@@ -11,10 +11,7 @@ import jax.numpy as jnp
 from ldm_jax.errors import InputError
 from ldm_jax.models import unstack_blocks
 from ldm_jax.pipeline import LatentDiffusion
-from ldm_jax.training.averages import read_snapshots, rebuild
-
-FOLDER = "averages"
-"""In a run's folder, where training writes snapshots."""
+from ldm_jax.training.averages import FOLDER, read_snapshots, rebuild
 
 
 def check_snapshots(run: Path, field: str) -> None:

@@ -19,6 +19,7 @@ from ldm_jax.data import Subset
 from ldm_jax.errors import InputError
 from ldm_jax.experiment.building import autoencoder_stage, denoiser_stage, first_stage_model
 from ldm_jax.experiment.parts import Parts, assemble, loader_of, read_base
+from ldm_jax.experiment.run import check_devices
 from ldm_jax.pretrained.lpips import load_lpips
 from ldm_jax.stages import AutoencoderTraining
 from ldm_jax.training.chips import Costs, chip_of, costs_of
@@ -84,13 +85,7 @@ def plan(
     Raises:
       InputError: as training would; no such stage; a batch that does not split over the devices.
     """
-    for training in config.stages:
-        parts = len(devices) * training.accumulate
-        if config.data.batch_size % parts:
-            raise InputError(
-                f"data.batch_size: {config.data.batch_size} must be a multiple of {parts} "
-                f"({len(devices)} devices x {training.accumulate} micro-batches)"
-            )
+    check_devices(config, len(devices))
     if largest and chip_of(devices[0].device_kind) is None:
         raise InputError(f"largest_batch: the memory of {devices[0].device_kind} isn't known; leave it out")
     names = [training.label for training in config.stages if stage in ("all", training.label)]

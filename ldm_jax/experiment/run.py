@@ -38,9 +38,8 @@ log = logging.getLogger("ldm_jax")
 StageName = Literal["autoencoder", "denoiser", "all"]
 
 
-def check_devices(config: Config) -> None:
-    """InputError where the batch does not split evenly over devices and micro-batches."""
-    devices = jax.device_count()
+def check_devices(config: Config, devices: int) -> None:
+    """InputError where the batch does not split evenly over so many devices and micro-batches."""
     for stage in config.stages:
         parts = devices * stage.accumulate
         if config.data.batch_size % parts:
@@ -82,7 +81,7 @@ class Run:
     def __init__(self, config: Config, workdir: str | Path):
         """Checks the input (devices, data, folder, given parts) before anything is compiled; raises InputError."""
         self.workdir = Path(workdir)
-        check_devices(config)
+        check_devices(config, jax.device_count())
         self.parts: Parts = assemble(config, read_base(config, self.workdir))
         self.config = self.parts.config
         training = self.config.stage(AutoencoderTraining)

@@ -24,6 +24,8 @@ from safetensors.numpy import save_file
 from ldm_jax.errors import InputError
 from ldm_jax.files import whole
 
+FOLDER = "averages"
+"""In a run's folder, where snapshots are."""
 LONGEST = 0.28
 """Just below 12^(-1/2), the length of the mean of all steps (gamma = 0)."""
 

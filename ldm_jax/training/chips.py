@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any, NamedTuple
 
-from ldm_jax.training.flops import PEAK
+from ldm_jax.training.flops import PEAK, longest_start
 
 GIB = 2**30
 
@@ -39,8 +39,7 @@ Not TPU v4, of whose two cores a topology makes two devices.
 
 def chip_of(kind: str) -> tuple[float, Chip] | None:
     """(dense bfloat16 FLOP/s, the rest) of a device's `device_kind`; None where it isn't known."""
-    known = [name for name in CHIPS if kind.startswith(name)]
-    name = max(known, key=len, default=None)
+    name = longest_start(kind, CHIPS)
     return None if name is None else (PEAK[name], CHIPS[name])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import prod
 from typing import Any
 
@@ -27,8 +27,13 @@ PEAK = {
 
 def peak_flops(kind: str) -> float | None:
     """PEAK for a device's `device_kind` (the longest name that it begins with), or None where it isn't known."""
-    known = [name for name in PEAK if kind.startswith(name)]
-    return PEAK[max(known, key=len)] if known else None
+    name = longest_start(kind, PEAK)
+    return None if name is None else PEAK[name]
+
+
+def longest_start(kind: str, names: Iterable[str]) -> str | None:
+    """The longest of the names that a device's kind begins with, None where there is none."""
+    return max((name for name in names if kind.startswith(name)), key=len, default=None)
 
 
 def count_flops(function: Callable[..., Any], *arguments: Any) -> float:

@@ -17,7 +17,7 @@ import optax
 from ldm_jax import images
 from ldm_jax.errors import Diverged, Stopped
 from ldm_jax.processes import any_process, main_process
-from ldm_jax.training.averages import Profiles, exponent, write_snapshots
+from ldm_jax.training.averages import FOLDER, Profiles, exponent, write_snapshots
 from ldm_jax.training.checkpoints import Checkpoints
 from ldm_jax.training.made_once import made_once
 from ldm_jax.training.parallel import Strategy, make_strategy
@@ -234,7 +234,7 @@ class Fitting:
         """Writes the averages; before the step's checkpoint, from which a run would go on without them."""
         averages = self.strategy.local(self.strategy.joined(state).averages)
         if main_process():
-            write_snapshots(self.workdir / "averages", step, profiles.lengths, averages)
+            write_snapshots(self.workdir / FOLDER, step, profiles.lengths, averages)
 
     def _collect(self, step: int) -> int:
         """Fetches what is pending up to `step`; the number of steps in a row, up to the last, that were skipped."""

@@ -53,7 +53,7 @@ def profile(length, step):
 def tracked():
     """{length: the average after every step}, by the function that training calls."""
     values, found = walk(), {}
-    for length in (*LENGTHS, 0.03, 0.07, 0.15, 0.25):
+    for length in (*LENGTHS, 0.02, 0.03, 0.07, 0.15, 0.25):
         gamma = exponent(length)
 
         def step(average, at, gamma=gamma):
@@ -71,13 +71,13 @@ def test_what_is_tracked_is_the_profile(tracked):
             np.testing.assert_allclose(averages[step - 1], expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("length", [0.03, 0.05, 0.07, 0.15, 0.25])
+@pytest.mark.parametrize("length", [0.02, 0.03, 0.05, 0.07, 0.15, 0.25])
 def test_rebuilt_to_one_percent(length, tracked, tmp_path):
-    """Twenty snapshots of two lengths give shorter and longer ones, too; ten are too few for the longest."""
+    """Twenty snapshots of two lengths give shorter and longer ones, too; ten are too few for the outer ones."""
     for step in range(100, STEPS + 1, 100):
         write_snapshots(tmp_path, step, LENGTHS, [{"a": {"w": tracked[one][step - 1]}} for one in LENGTHS])
     assert len(read_snapshots(tmp_path)) == 40
-    for step in (1000, STEPS) if length < 0.2 else (STEPS,):
+    for step in (1000, STEPS) if 0.02 < length < 0.2 else (STEPS,):
         found = rebuild(tmp_path, length, None if step == STEPS else step)["a"]["w"]
         expected = tracked[length][step - 1]
         assert np.linalg.norm(found - expected) < 0.01 * np.linalg.norm(expected)
