@@ -27,6 +27,7 @@ COMMANDS: dict[str, str] = {
     "average": "a run's model with an average of its weights of another length",
     "plan": "what training would take, here or on TPUs that aren't here",
     "batch": "the examples that a training step saw, as a picture",
+    "plot": "what runs logged while they trained, as a picture",
     "inspect": "what a model, a run or a file of weights holds",
 }
 """Every command and what it is for."""

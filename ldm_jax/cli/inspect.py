@@ -68,16 +68,12 @@ def described(path: Path, tensors: bool = False) -> Iterator[str]:
 
 def run_lines(path: Path) -> Iterator[str]:
     """Where a run stands, and the config that it was started with, a section a line."""
+    from ldm_jax.experiment.curves import metrics_of
+
     config = _object(path / "config.json")
     last: dict[str, dict[str, Any]] = {}
-    metrics = path / "metrics.jsonl"
-    for line in metrics.read_text("utf-8", errors="replace").split("\n") if metrics.is_file() else ():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:  # a line that a kill cut off, or the end
-            continue
-        if isinstance(row, dict) and isinstance(row.get("stage"), str):
-            last[row["stage"]] = row
+    for row in metrics_of(path):
+        last[row["stage"]] = row
     for stage in STAGES:
         # A stage's type is its name and "Training"; version 0.1 had a section of its own for each.
         known = [s for s in config.get("stages", ()) if str(s.get("type", "")).lower() == f"{stage}training"]
@@ -85,7 +81,7 @@ def run_lines(path: Path) -> Iterator[str]:
         goal = training.get("steps") if isinstance(training, dict) else None
         row = last.get(stage)
         kept = sorted(int(p.name) for p in (path / stage).glob("[0-9]*") if p.name.isdecimal())
-        at = f"step {row['step']:,}" if row and isinstance(row.get("step"), int) else "not started"
+        at = f"step {row['step']:,}" if row else "not started"
         of = f" of {goal:,}" if isinstance(goal, int) else ""
         loss = f", loss {row['loss']:.4g}" if row and isinstance(row.get("loss"), float) else ""
         saved = f"; checkpoints at {', '.join(f'{k:,}' for k in kept)}" if kept else ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union, runtime_checkable
 
@@ -28,6 +29,48 @@ class OptimizerRule(Protocol):
 def matrices(params: Any) -> Any:
     """Which parameters weight decay acts on: those of two axes or more."""
     return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+APART = {"modulation", "embedding"}
+"""Layers of a block that see a row per example and not one per token: AdamW's."""
+
+
+def hidden(params: Any) -> Any:
+    """The axes that Muon takes as rows and columns of each weight within a network's blocks, None for all others.
+
+    What is left to AdamW: biases, scales, embeddings, first and last layers, adapters. A convolution's kernel is a
+    matrix with a row for each input it sees, a stack of blocks (`lax.scan`) one matrix for each of them.
+    """
+
+    def axes(path: tuple[Any, ...], leaf: Any) -> Any:
+        *outer, name = (str(getattr(key, "key", key)) for key in path)
+        if name != "kernel" or APART & set(outer) or not re.search("block|attention|transformer", "/".join(outer)):
+            return None
+        rows = (1,) if leaf.ndim == 3 else tuple(range(leaf.ndim - 1))
+        return optax.contrib.MuonDimensionNumbers(rows, leaf.ndim - 1)
+
+    return jax.tree_util.tree_map_with_path(axes, params)
+
+
+def muon(
+    rate: optax.Schedule,
+    momentum: float,
+    rms: float,
+    beta1: float,
+    beta2: float,
+    weight_decay: float,
+    mask: Callable[[Any], Any],
+) -> optax.GradientTransformation:
+    """optax's Muon for `hidden` weights and its Adam for the others, with one decay of weights for both."""
+    both = optax.contrib.muon(
+        -1.0,
+        beta=momentum,
+        consistent_rms=rms,
+        adam_b1=beta1,
+        adam_b2=beta2,
+        muon_weight_dimension_numbers=hidden,
+    )
+    return optax.chain(both, optax.add_decayed_weights(weight_decay, mask), optax.scale_by_learning_rate(rate))
 
 
 def rule(name: str, transform: Callable[..., Any], doc: str, **fields: tuple[str, float, str]) -> type:
@@ -71,9 +114,10 @@ ADAFACTOR = {
     "weight_decay": ("weight_decay_rate", *DECAY[1:]),
 }
 MUON = {
-    "momentum": ("beta", 0.95, "Decay of the momentum."),
-    "beta1": ("adam_b1", 0.9, FIRST),
-    "beta2": ("adam_b2", 0.99, SECOND),
+    "momentum": ("momentum", 0.95, "Decay of the momentum."),
+    "rms": ("rms", 0.2, "Root mean square of an update at rate 1; at 0.2 AdamW's rates go."),
+    "beta1": ("beta1", 0.9, FIRST),
+    "beta2": ("beta2", 0.99, SECOND),
     "weight_decay": DECAY,
 }
 SGD_FIELDS = {"momentum": ("momentum", 0.9, "Decay of the momentum.")}
@@ -83,7 +127,13 @@ RULES: tuple[type, ...] = (
     rule(
         "Adafactor", optax.adafactor, "Shazeer & Stern 2018 (arXiv 1804.04235): factored second moments.", **ADAFACTOR
     ),
-    rule("Muon", optax.contrib.muon, "Jordan et al. 2024: orthogonalised momentum for matrices, AdamW else.", **MUON),
+    rule(
+        "Muon",
+        muon,
+        "Jordan et al. 2024, Liu et al. 2025 (arXiv 2502.16982): orthogonalised momentum for the blocks' weights, for"
+        " the rest Adam with Nesterov's momentum.",
+        **MUON,
+    ),
     rule("SGD", optax.sgd, "Stochastic gradient descent with momentum.", **SGD_FIELDS),
 )
 AdamW, Lion, Adafactor, Muon, SGD = RULES

@@ -9,7 +9,7 @@ import pytest
 from ldm_jax.errors import InputError
 from ldm_jax.serialization import convert, from_tree, kinds_of, to_tree
 from ldm_jax.training.decays import CosineDecay, Decay, InverseSquareRoot, LinearDecay, NoDecay, WarmupStableDecay
-from ldm_jax.training.optimizers import RULES, AdamW, Optimizer
+from ldm_jax.training.optimizers import RULES, AdamW, Muon, Optimizer, hidden
 from ldm_jax.training.stage import Training
 
 RATES = {"AdamW": 0.1, "Lion": 0.03, "Adafactor": 0.3, "Muon": 0.1, "SGD": 0.02}
@@ -107,3 +107,33 @@ def test_wrong_settings():
     ):
         with pytest.raises(InputError, match=message):
             build()
+
+
+def test_muon_makes_hidden_weights_orthogonal_and_leaves_the_rest_to_adamw():
+    rng = np.random.default_rng(0)
+
+    def draw(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    gradient = {
+        "patches": {"kernel": draw(16, 32)},
+        "block0": {"out": {"kernel": draw(16, 32), "bias": draw(32)}, "modulation": {"kernel": draw(16, 32)}},
+        "blocks1": {"out": {"kernel": draw(3, 16, 32)}},
+        "mid_block0": {"conv1": {"kernel": draw(3, 3, 4, 64)}},
+    }
+    taken = hidden(gradient)
+    assert taken["block0"]["out"] == {"kernel": ((0,), 1), "bias": None}
+    assert taken["blocks1"]["out"]["kernel"] == ((1,), 2)
+    assert taken["mid_block0"]["conv1"]["kernel"] == ((0, 1, 2), 3)
+    assert taken["patches"]["kernel"] is None and taken["block0"]["modulation"]["kernel"] is None
+
+    optimizer = Muon(rms=0.2).make(optax.constant_schedule(1.0))
+    params = jax.tree.map(jnp.zeros_like, gradient)
+    update, _ = optimizer.update(gradient, optimizer.init(params), params)
+    stacked = update["blocks1"]["out"]["kernel"]
+    conv = update["mid_block0"]["conv1"]["kernel"].reshape(36, 64)
+    for matrix in (update["block0"]["out"]["kernel"], *stacked, conv):
+        singular = np.linalg.svd(np.asarray(matrix), compute_uv=False) / (0.2 * np.sqrt(max(matrix.shape)))
+        assert singular.min() > 0.6 and singular.max() < 1.3  # five steps of Newton and Schulz aim at 0.7 to 1.2
+    for matrix in (update["patches"]["kernel"], update["block0"]["modulation"]["kernel"]):
+        np.testing.assert_allclose(jnp.abs(matrix), jnp.abs(matrix).max(), rtol=1e-4)  # Adam's first step: all alike
