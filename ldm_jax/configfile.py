@@ -21,18 +21,20 @@ from ldm_jax.seeds import check_seed
 
 
 def load_config(path: str | Path) -> Config:
-    """The config of a Python file (its `get_config()`) or of a JSON file such as runs/NAME/config.json.
+    """The config of a Python file (its `get_config()`), of a JSON file such as runs/NAME/config.json, or of its name.
 
-    "FILE.py:NAME" calls get_config("NAME"), for files that describe a family.
+    "FILE.py:NAME" calls get_config("NAME"), for files that describe a family. "quickstart" is the config of that name
+    that comes with the package, "ldm_autoencoder:kl-f8" one of a family.
 
     Raises:
       InputError: the file is missing, is no Python or JSON, raises an error while it runs (in one line: the file's line
         and what is accepted; the error itself is the cause), or gives something else than a Config that can be trained.
     """
-    file, colon, variant = str(path).rpartition(".py:")
-    path = Path(f"{file}.py" if colon else path)
+    file, colon, variant = str(_shipped(str(path)) or path).rpartition(".py:")
+    path = Path(f"{file}.py" if colon else f"{file}{variant}")
     if not path.is_file():
-        raise InputError(f"config: {path} is not a file; name a .py with get_config() or a .json")
+        ours = ", ".join(sorted(p.stem for p in shipped_folder().glob("*.py")))
+        raise InputError(f"config: {path} is not a file; name a .py with get_config(), a .json, or one of {ours}")
     if path.suffix not in (".py", ".json"):
         raise InputError(f"config: {path} must end in .py or .json")
     try:
@@ -42,6 +44,21 @@ def load_config(path: str | Path) -> Config:
     config = Config.from_json(text) if path.suffix == ".json" else _run(path, text, variant if colon else None)
     check_numbers(config)
     return config
+
+
+def shipped_folder() -> Path:
+    """Where the configs lie that come with the package: within it, or beside it in a clone."""
+    package = Path(__file__).parent
+    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+
+
+def _shipped(name: str) -> str | None:
+    """The file of a shipped config that is called by its name; None where the user has a file of that name."""
+    stem, colon, variant = name.partition(":")
+    file = shipped_folder() / f"{stem}.py"
+    if not stem.isidentifier() or Path(name).exists() or not file.is_file():
+        return None
+    return f"{file}{colon}{variant}"
 
 
 def check_numbers(config: Any, prefix: str = "") -> None:

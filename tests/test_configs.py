@@ -62,6 +62,18 @@ def test_a_family_names_its_members():
         load_config(f"{ROOT / 'configs' / 'quickstart.py'}:large")
 
 
+def test_shipped_configs_go_by_their_names_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config("quickstart") == load_config(ROOT / "configs" / "quickstart.py")
+    member = f"{ROOT / 'configs' / 'ldm_autoencoder.py'}:kl-f8"
+    assert load_config("ldm_autoencoder:kl-f8") == load_config(member)
+    with pytest.raises(InputError, match=r"quickstar is not a file; .*, quickstart, shapes"):
+        load_config("quickstar")
+    (tmp_path / "quickstart").write_text("mine")  # what the user has comes first
+    with pytest.raises(InputError, match="must end in"):
+        load_config("quickstart")
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_json_both_ways(path):
     config = load_config(path)

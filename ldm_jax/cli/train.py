@@ -29,11 +29,13 @@ def train(args: Sequence[str]) -> int:
     parser.add_argument(
         "config",
         nargs="?",
-        help="a .py file with get_config() (FILE.py:NAME for one of a family), or a run's config.json",
+        help="a .py file with get_config() (FILE.py:NAME for one of a family), a run's config.json, or the name of a "
+        "config that comes with the package, such as quickstart",
     )
     parser.add_argument("--workdir", type=Path, help="the run's folder (default: runs/NAME for configs/NAME.py)")
     parser.add_argument("--stage", choices=("autoencoder", "denoiser", "all"), default="all", help="what to train")
     parser.add_argument("--smoke", action="store_true", help="the same experiment made tiny: about a minute")
+    parser.add_argument("--profile", action="store_true", help="trace a few steps of each stage to WORKDIR/profile")
     parser.add_argument(
         "--distributed",
         nargs="?",
@@ -56,14 +58,16 @@ def train(args: Sequence[str]) -> int:
         config = shrink(config)
     config = parse_config(rest, config)
 
-    name = Path(options.config.replace(".py:", "-")).stem
+    name = Path(options.config.replace(".py:", "-").replace(":", "-")).stem
     workdir = options.workdir or (
         Path(options.config).parent if name == "config" else Path("runs") / (f"{name}-smoke" if options.smoke else name)
     )
-    return train_config(config, workdir, options.stage, options.distributed)
+    return train_config(config, workdir, options.stage, options.distributed, options.profile)
 
 
-def train_config(config: Config, workdir: Path, stage: StageName = "all", distributed: str | None = None) -> int:
+def train_config(
+    config: Config, workdir: Path, stage: StageName = "all", distributed: str | None = None, profile: bool = False
+) -> int:
     """Trains an experiment in its folder and says where what it made is; the exit code."""
     from ldm_jax.experiment import Run
     from ldm_jax.experiment.run import check_order
@@ -73,7 +77,7 @@ def train_config(config: Config, workdir: Path, stage: StageName = "all", distri
         join(distributed)
     # Before a run's folder is made; the run itself looks again.
     check_order(config, workdir, stage)
-    picture = Run(config, workdir).train(stage)
+    picture = Run(config, workdir, profile).train(stage)
     if main_process():
         made = next((name for name in ("adapter", "embedding") if (workdir / name).is_dir()), "model")
         print(f"{made}: {workdir / made}")

@@ -78,9 +78,12 @@ def last_step(folder: Path) -> int | None:
 class Run:
     """One experiment in one folder."""
 
-    def __init__(self, config: Config, workdir: str | Path):
-        """Checks the input (devices, data, folder, given parts) before anything is compiled; raises InputError."""
-        self.workdir = Path(workdir)
+    def __init__(self, config: Config, workdir: str | Path, profile: bool = False):
+        """Checks the input (devices, data, folder, given parts) before anything is compiled; raises InputError.
+
+        profile: a few steps of each stage are traced to workdir/profile.
+        """
+        self.workdir, self.profile = Path(workdir), profile
         check_devices(config, jax.device_count())
         self.parts: Parts = assemble(config, read_base(config, self.workdir))
         self.config = self.parts.config
@@ -140,7 +143,8 @@ class Run:
         while True:
             stage = build(self.parts._replace(config=slowed(self.config, self.workdir)))
             try:
-                return stage, fit(stage, self.workdir, self.config.parallel, key_for(self.config, purpose))[0]
+                key = key_for(self.config, purpose)
+                return stage, fit(stage, self.workdir, self.config.parallel, key, profile=self.profile)[0]
             except Diverged as error:
                 training = stage.training
                 if retreats(self.workdir).get(training.label, 0) >= training.retreats:

@@ -21,6 +21,7 @@ from ldm_jax.training.averages import FOLDER, Profiles, exponent, write_snapshot
 from ldm_jax.training.checkpoints import Checkpoints
 from ldm_jax.training.made_once import made_once
 from ldm_jax.training.parallel import Strategy, make_strategy
+from ldm_jax.training.profiling import Profile
 from ldm_jax.training.record import Record
 from ldm_jax.training.stage import Evaluation, Loss, Params, Stage, Training
 from ldm_jax.training.step import TrainState, started, train_step
@@ -63,11 +64,17 @@ def picture_path(workdir: Path, name: str, step: int) -> Path:
 
 
 def fit(
-    stage: Stage, workdir: Path, parallel: str, key: jax.Array, devices: Sequence[Any] | None = None
+    stage: Stage,
+    workdir: Path,
+    parallel: str,
+    key: jax.Array,
+    devices: Sequence[Any] | None = None,
+    profile: bool = False,
 ) -> tuple[Params, Strategy]:
     """Trains one stage from whatever its folder holds to its last step; returns the averaged parameters.
 
-    They lie as `Strategy.local` puts them. key: all of the stage's randomness. devices: all where None.
+    They lie as `Strategy.local` puts them. key: all of the stage's randomness. devices: all where None. profile: a few
+    of the steps are traced to workdir/profile.
 
     Raises:
       Stopped: a signal came; the state is saved.
@@ -82,7 +89,7 @@ def fit(
         # A signal or a crash came between a checkpoint and what is looked at after its step.
         unseen = start > 0 and _is_looked_at(training, start) and not picture_path(workdir, name, start).exists()
         if start < training.steps or unseen:
-            fitting = Fitting(stage, workdir, strategy, checkpoints, start)
+            fitting = Fitting(stage, workdir, strategy, checkpoints, start, profile)
             state = fitting.run(state, jax.random.fold_in(key, 1), unseen)
     finally:
         checkpoints.close()
@@ -158,10 +165,19 @@ def _draw(workdir: Path, name: str, step: int, seen: Evaluation) -> None:
 class Fitting:
     """A stage while it is trained: what is pending, what was saved last, whether it is still finite."""
 
-    def __init__(self, stage: Stage, workdir: Path, strategy: Strategy, checkpoints: Checkpoints, start: int):
+    def __init__(
+        self,
+        stage: Stage,
+        workdir: Path,
+        strategy: Strategy,
+        checkpoints: Checkpoints,
+        start: int,
+        profile: bool = False,
+    ):
         self.stage, self.training, self.name = stage, stage.training, stage.training.label
         self.workdir, self.strategy, self.checkpoints, self.start = workdir, strategy, checkpoints, start
         self.record = Record(workdir, self.name, start, self.training.steps, stage.batch_size)
+        self._profile = Profile(workdir / "profile", self.name) if profile and main_process() else None
         self._rate = self.training.rate
         self._pending: list[Any] = []
         self._values: list[Any] = []
@@ -183,9 +199,13 @@ class Fitting:
                         self.record.flops = self.strategy.flops(state, batch, key, frozen)
                     state, metrics = self.strategy.step(state, batch, key, frozen)
                     self._dispatched(metrics)
+                    if self._profile is not None:
+                        self._profile.after(state)
                     state = self._after(step, state, stop)
         finally:
             self.record.close()
+            if self._profile is not None:
+                self._profile.close()
         return state
 
     def _dispatched(self, metrics: Any) -> None:
