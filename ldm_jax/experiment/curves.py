@@ -40,7 +40,9 @@ def read_curves(run: Path) -> Curves:
             if name not in ("stage", "step") and isinstance(value, (int, float)):
                 stage.setdefault(name, []).append((row["step"], float(value)))
     if not curves:
-        raise InputError(f"run: {run} has no line in metrics.jsonl yet; name the folder of a run that trains or trained")
+        raise InputError(
+            f"run: {run} has no line in metrics.jsonl yet; name the folder of a run that trains or trained"
+        )
     return curves
 
 

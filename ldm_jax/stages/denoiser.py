@@ -117,6 +117,7 @@ class DenoiserStage:
             weights=self._weights(),
             count=batch_size,
             objective=self.training.objective,
+            posterior=self.training.posterior,
         )
 
     def _optimizer(self) -> optax.GradientTransformation:

@@ -74,6 +74,8 @@ class DenoiserTraining(Training):
 
     objective: Objective = Denoising()
     """What is learnt of each example."""
+    posterior: Literal["sample", "mean"] = "sample"
+    """What a step sees of an image's latents: a fresh sample of the encoder's posterior, as in LDM, or its mean."""
     trains: Literal["all", "attention"] = "all"
     """attention: every other layer stays as it is."""
     adapter: Adapter | None = None

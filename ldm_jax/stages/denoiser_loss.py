@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -37,12 +37,14 @@ def denoiser_loss(
     weights: Weights = own_weights,
     count: int | None = None,
     objective: Objective = Denoising(),  # noqa: B008
+    posterior: Literal["sample", "mean"] = "sample",
 ) -> Loss:
     """The objective's loss, by default the process's of the network's output at a random time.
 
     batch: mean, logvar [b *space c], the raw latents' posterior; index [b]; conditions, the arrays of each by its name;
     weight [b] of each example's loss, 1 where it isn't there.
-    A fresh posterior sample is drawn, normalised per channel and noised; each condition is dropped by its own coin.
+    A fresh posterior sample, or the posterior's mean, is normalised per channel and noised; each condition is dropped by
+    its own coin.
     params: {"denoiser": ..., "conditions": {name: ...}}. weights: the network's parameters from the trained ones, which
     are others with adapters. count: the global batch, for stratified times.
     """
@@ -56,8 +58,8 @@ def denoiser_loss(
         context: Context = Context(),  # noqa: B008
     ) -> tuple[Float[Array, "b"], Metrics]:
         posterior_keys, noise_keys, time_keys, drop_keys = jax.vmap(lambda k: jax.random.split(k, 4))(keys).T
-        posterior = Posterior(batch["mean"], batch["logvar"])
-        z = posterior.sample(normal(posterior_keys, posterior.mean))
+        found = Posterior(batch["mean"], batch["logvar"])
+        z = found.sample(normal(posterior_keys, found.mean)) if posterior == "sample" else found.mean
         x0 = (z - expand_channels(mean, z)) / expand_channels(std, z)
 
         given = batch.get("conditions", {})

@@ -49,7 +49,9 @@ class Profile:
             (self.folder / f"{self.name}.txt").write_text("\n".join(lines) + "\n")
             log.info("%s: profile of %d steps in %s\n%s", self.name, steps, self.folder, "\n".join(lines))
         elif self._made < FIRST:
-            log.warning("%s: no profile, it made %d steps and the first %d pass before it", self.name, self._made, FIRST)
+            log.warning(
+                "%s: no profile, it made %d steps and the first %d pass before it", self.name, self._made, FIRST
+            )
 
 
 def table(folder: Path, steps: int) -> list[str]:

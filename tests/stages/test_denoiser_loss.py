@@ -57,6 +57,18 @@ def test_a_zero_denoiser_has_the_targets_energy(denoiser):
     np.testing.assert_allclose(float(loss.mean()), 2.0, atol=0.05)
 
 
+def test_of_the_posterior_a_sample_or_its_mean():
+    """A zero denoiser's loss has the posterior's variance in it where samples are drawn, with the mean it hasn't."""
+    batch = jax.tree.map(lambda v: jnp.tile(v, (64, *(1,) * (v.ndim - 1))), moments())
+    batch |= {"mean": batch["mean"] - 5.0, "logvar": jnp.full_like(batch["mean"], jnp.log(2.0))}
+    keys, params = jax.random.split(jax.random.key(5), 512), zero_params()
+    plain = 1.0 + float(jnp.square(batch["mean"]).mean())
+    for posterior, spread in (("sample", 2.0), ("mean", 0.0)):
+        loss_fn = denoiser_loss(DENOISER, Process(), jnp.zeros(2), jnp.ones(2), labels(), posterior=posterior)
+        loss, _ = jax.jit(loss_fn)(params, batch, keys)
+        np.testing.assert_allclose(float(loss.mean()), plain + spread, rtol=0.03)
+
+
 @pytest.mark.parametrize("prediction", ["eps", "x0", "v", "flow"])
 def test_a_loss_in_another_space_is_a_weighting(prediction):
     schedule = Cosine()
