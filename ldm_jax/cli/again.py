@@ -96,6 +96,8 @@ READ: dict[str, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
     "sampler": ("sampler", _is(str), str),
     "height": ("height", _is(int), int),
     "width": ("width", _is(int), int),
+    # Noise of one's own, as the demo page interpolates it, which no option gives.
+    "latents": ("latents", _is(), str),
     "dtype": ("dtype", lambda value: value in ("float32", "bfloat16"), str),
 }
 

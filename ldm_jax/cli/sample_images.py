@@ -38,7 +38,7 @@ def add_options(parser: Parser) -> None:
 
 def check_images(options: argparse.Namespace, model: LatentDiffusion) -> None:
     """InputError for a combination of options that can't act, with what this model can take."""
-    enlarges = _enlarges(model)
+    enlarges = model.enlarges
     if options.image and options.upscale:
         raise InputError("upscale: it and --image exclude each other")
     if options.upscale and not enlarges:
@@ -50,7 +50,7 @@ def check_images(options: argparse.Namespace, model: LatentDiffusion) -> None:
             raise InputError(f"{name}: it changes nothing without --image FILE")
     if options.paste and not options.mask:
         raise InputError("paste: it changes nothing without --mask FILE")
-    if _paints(model) and not options.mask:
+    if model.paints and not options.mask:
         raise InputError("mask: this model paints in images; give --image FILE --mask FILE")
     if options.noise_level is not None and not (model.published or "").endswith("UpscalePipeline"):
         raise InputError("noise_level: this model adds no noise to images; leave it out")
@@ -59,19 +59,11 @@ def check_images(options: argparse.Namespace, model: LatentDiffusion) -> None:
             raise InputError(f"{name}: {getattr(options, name)} can't be chosen, the image tells it; leave it out")
 
 
-def _paints(model: LatentDiffusion) -> bool:
-    return any({"mask", "masked"} & set(condition.asks) for condition in model.conditions)
-
-
-def _enlarges(model: LatentDiffusion) -> bool:
-    return not _paints(model) and any("image" in condition.asks for condition in model.conditions)
-
-
 def read_use(options: argparse.Namespace, model: LatentDiffusion) -> Use | None:
     """What is drawn from the images that were named; None where there are none."""
     from ldm_jax.pipeline.streaming import Use
 
-    enlarges = _enlarges(model)
+    enlarges = model.enlarges
     files = options.upscale or options.image
     if not files:
         return None

@@ -47,7 +47,7 @@ def read_curves(run: Path) -> Curves:
 
 
 def plot(runs: Mapping[str, Curves], path: Path) -> None:
-    """Writes one PNG: a row for each stage, a panel for each of PANELS that a run has, a colour for each run by name."""
+    """Writes one PNG: a row for each stage, a panel for each of PANELS, a colour for each run, by name."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -170,10 +170,13 @@ def _draw(
     """What one device does: the whole reverse process of its part of the batch."""
     plan = recipe.plan()
     guided = denoiser(module, recipe, rule, params, cond, null, guidance)
-    start, steps_keys = (folded(keys, i) for i in range(2))
-    if noise is None:
-        noise = samplers.normal(start, jnp.zeros((len(keys), *shape)))
-    return task.draw(guided, plan, noise, arrays, steps_keys)
+    noise = initial_noise(keys, shape) if noise is None else noise
+    return task.draw(guided, plan, noise, arrays, folded(keys, 1))
+
+
+def initial_noise(keys: Array, shape: tuple[int, ...]) -> Array:
+    """Standard normal [b *shape], of each of keys [b] its own; the steps' noise comes from other folds of them."""
+    return samplers.normal(folded(keys, 0), jnp.zeros((len(keys), *shape)))
 
 
 @partial(jax.jit, static_argnames=("module", "process"))

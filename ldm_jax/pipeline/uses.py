@@ -14,6 +14,7 @@ from ldm_jax.conditions import Condition, MaskedLatents, NoisedImage, in_range, 
 from ldm_jax.diffusion import editing, samplers
 from ldm_jax.errors import InputError
 from ldm_jax.metrics.rounding import to_uint8
+from ldm_jax.pipeline.compiled import initial_noise
 from ldm_jax.tasks import Edit, Inpaint, Invert
 
 
@@ -28,8 +29,24 @@ class Uses:
     sample: Callable[..., Any]
     autoencoder: Any
     shape: tuple[int, ...]
+    latent_shape: Any
     conditions: tuple[Condition, ...]
     _shown: Callable[..., Array]
+
+    @property
+    def paints(self) -> bool:
+        """Whether it was trained to paint within images, and draws nothing else."""
+        return any({"mask", "masked"} & set(condition.asks) for condition in self.conditions)
+
+    @property
+    def enlarges(self) -> bool:
+        """Whether it was trained to enlarge images, and draws nothing else."""
+        return not self.paints and any("image" in condition.asks for condition in self.conditions)
+
+    def noise(self, key: Array, num: int = 1, first: int = 0) -> Float[np.ndarray, "num ... c"]:
+        """The initial noise [num *space c] that `sample(key, num=num, first=first)` begins with, standard normal."""
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(num))
+        return np.asarray(initial_noise(keys, self.latent_shape))
 
     def edit(self, key: Array, images: Any, strength: Any = 0.8, **sampling: Any) -> Any:
         """Image to image: `strength` of the way to noise and back (SDEdit), towards labels or prompts.

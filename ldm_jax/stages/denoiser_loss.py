@@ -43,8 +43,7 @@ def denoiser_loss(
 
     batch: mean, logvar [b *space c], the raw latents' posterior; index [b]; conditions, the arrays of each by its name;
     weight [b] of each example's loss, 1 where it isn't there.
-    A fresh posterior sample, or the posterior's mean, is normalised per channel and noised; each condition is dropped by
-    its own coin.
+    The posterior's sample or mean is normalised per channel and noised; each condition is dropped by its own coin.
     params: {"denoiser": ..., "conditions": {name: ...}}. weights: the network's parameters from the trained ones, which
     are others with adapters. count: the global batch, for stratified times.
     """
