@@ -35,9 +35,11 @@ def convert(args: Sequence[str]) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace the model (or the file) at DST")
     options = parser.parse_args(args)
 
+    from ldm_jax.pretrained import hub
     from ldm_jax.pretrained.conversion import convert as run_conversion
     from ldm_jax.pretrained.conversion import open_any
 
+    options.src = hub.local(options.src, options.variant)
     check_usable(options)
     check_destination(options.src, options.dst, options.layout, overwrite=options.overwrite)
     check_size(

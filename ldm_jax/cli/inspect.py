@@ -37,8 +37,10 @@ def inspect(args: Sequence[str]) -> int:
 def described(path: Path, tensors: bool = False) -> Iterator[str]:
     """The lines about a run's folder, a model's, a part's or a single file; InputError where it is none of these."""
     from ldm_jax.pipeline.layouts import model_folder
+    from ldm_jax.pretrained import hub
     from ldm_jax.pretrained.conversion import open_any
 
+    path = hub.local(path)
     if not path.exists():
         raise InputError(f"path: {path} does not exist; name a run's folder, a model or a file of weights")
     is_run = path.is_dir() and (path / "config.json").is_file() and any((path / stage).is_dir() for stage in STAGES)

@@ -24,6 +24,7 @@ from ldm_jax.conditions.vocabulary import fit
 from ldm_jax.data import Example
 from ldm_jax.errors import InputError
 from ldm_jax.models import Conditioning, T5Encoder, TextEncoder, TextEncoderConfig, apply
+from ldm_jax.pretrained import hub
 from ldm_jax.pretrained.parts import load_part, save_part
 from ldm_jax.pretrained.tokenization import read_tokenizer, tokenizer_files
 from ldm_jax.pretrained.writing import write_bytes
@@ -270,7 +271,7 @@ def refuse_blank(name: str, texts: Sequence[str]) -> None:
 def encoder_folders(path: str) -> tuple[Path, Path]:
     """The folders of a text encoder and of its tokenizer; InputError where `path` leads to none."""
     kind, _, name = path.partition(":")
-    folder = Path(path).expanduser()
+    folder = hub.local(path).expanduser()
     if kind == "package":
         spec = importlib.util.find_spec(name) if name.isidentifier() else None
         if spec is None or spec.origin is None:

@@ -16,6 +16,7 @@ import numpy as np
 from ldm_jax.config import Config
 from ldm_jax.errors import InputError
 from ldm_jax.files import whole
+from ldm_jax.pretrained import hub
 from ldm_jax.processes import main_process
 from ldm_jax.serialization import to_tree
 
@@ -169,10 +170,10 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def place_of_given(path: str, workdir: Path, part: str) -> Path:
-    """Where a given part is read from: the run's own copy, once there is one; a folder, or a single file."""
+    """Where a given part is read from: the run's own copy, once there is one; a folder, a file, hf:ORG/NAME."""
     own = workdir / "given" / part
     if not own.is_dir():
-        return Path(path)
+        return hub.local(path)
     files = list(own.iterdir())
     return files[0] if len(files) == 1 and files[0].is_file() else own
 

@@ -52,6 +52,7 @@ from ldm_jax.pipeline.migration import renewed_index
 from ldm_jax.pipeline.model import LatentDiffusion
 from ldm_jax.pipeline.recipe import OwnSampler, Sampling, Scheduler
 from ldm_jax.pipeline.single import SingleReader, open_file_reader
+from ldm_jax.pretrained import hub
 from ldm_jax.pretrained.parts import load_part, read_json
 from ldm_jax.pretrained.schedulers import from_diffusers_scheduler
 from ldm_jax.pretrained.tokenization import read_tokenizer, tokenizer_files
@@ -72,6 +73,8 @@ def load(
 ) -> LatentDiffusion:
     """The model in a folder: one that `LatentDiffusion.save` wrote, a run's folder, or a pipeline of diffusers.
 
+    "hf:ORG/NAME" is a pipeline of the Hugging Face Hub, see `ldm_jax.pretrained.hub`.
+
     Pipelines: Stable Diffusion 1 and 2, SDXL and SD3, those for inpainting, image to image and upscaling too; DiT; LDM
     (unconditional, super-resolution, text-to-image).
     dtype: of parameters and arithmetic, float32 or bfloat16. variant: "fp16" for files of that name. sharding: see
@@ -82,7 +85,7 @@ def load(
     averages where there are both, see `ldm_jax.pretrained.single_file.open_single`. InputError in one line for anything
     else or damaged.
     """
-    path = Path(path)
+    path = hub.local(path, variant)
     if path.is_file():
         return _load_file(path, dtype, variant, sharding, tuple(without), like, ema)
     if not path.exists():

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from ldm_jax.errors import InputError
 from ldm_jax.models import DiT
+from ldm_jax.pretrained import hub
 from ldm_jax.pretrained.filling import compare
 from ldm_jax.pretrained.parts import Opened, open_part, read_params, save_part
 from ldm_jax.pretrained.single_file import open_single, save_original
@@ -73,7 +74,7 @@ def open_any(
     src: str | Path, variant: str | None = None, heads: int | None = None, ema: bool = True
 ) -> dict[str, Opened]:
     """The networks of a component folder (part ""), a pipeline folder or a single file."""
-    src = Path(src)
+    src = hub.local(src, variant)
     if src.is_file():
         return open_single(src, heads, ema)
     if (src / "config.json").is_file():
