@@ -54,8 +54,8 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """One optimiser step on a batch of arrays [b ...]; returns the new state and scalar metrics.
 
-    `batch["index"]` [b] is each example's place in the global batch. An example's randomness is key folded with the step
-    and that index, so it does not depend on the number of devices, processes or micro-batches. With `axis_name`,
+    `batch["index"]` [b] is each example's place in the global batch. An example's randomness is key folded with the
+    step and that index, so it does not depend on the number of devices, processes or micro-batches. With `axis_name`,
     gradients and metrics are averaged over that mapped axis. A step whose loss or gradient is not finite changes
     nothing but the counts, without asking the host. gammas: exponents of the averages beside `ema`.
     """
