@@ -1,11 +1,14 @@
 """What the models of configs/emoji.py, configs/inpainting.py and configs/super_resolution.py do on held-out emoji.
 
-    python benchmarks/emoji_uses.py text RUN [--num 500] [--out report.json] [--picture x.png]
+    python benchmarks/emoji_uses.py text RUN [--num 500] [--interval 0.3 1] [--out report.json] [--picture x.png]
+    python benchmarks/emoji_uses.py noise RUN [--num 400] ...
     python benchmarks/emoji_uses.py inpaint RUN [--plain runs/emoji] ...
     python benchmarks/emoji_uses.py upscale RUN [--steps 4] ...
 
 - text: for captions that training has seen, how often the drawn picture is nearest, in EfficientNet's features, to its
-  own among 100 real ones (chance: 1 %); the same for held-out concepts
+  own among 100 real ones (chance: 1 %); the same for held-out concepts; how far the drawn latents are from the
+  picture's (root mean square). interval: the times at which guidance acts
+- noise: the same of reconstructions of training pictures, with Gaussian noise on their latents: what the decoder bears
 - inpaint: LPIPS (AlexNet) within random masks, 0 outside of them, of the trained model, of replacement with the model
   PLAIN (which was not trained for it, told nothing), and of the mean colour of what is kept; outside the mask the mean
   difference beside the autoencoder's own, and with --paste
@@ -13,6 +16,7 @@
 """
 
 import argparse
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,11 +31,13 @@ import ldm_jax
 from ldm_jax import metrics
 from ldm_jax.conditions.masked_image import random_mask
 from ldm_jax.data import annotation, open_source, prepare, to_uint8
+from ldm_jax.diffusion.guidance_choices import ClassifierFree
 from ldm_jax.images import grid, write_png
 from ldm_jax.models import apply
 from ldm_jax.pretrained.features import open_features
 from ldm_jax.pretrained.lpips import load_lpips
 from ldm_jax.runtime import configure
+from ldm_jax.serialization import to_tree
 
 Report = dict[str, Any]
 
@@ -94,24 +100,43 @@ def framed(images: np.ndarray) -> np.ndarray:
 
 def text(options: argparse.Namespace) -> tuple[Report, np.ndarray]:
     model, extract = ldm_jax.load(options.run), features()
+    if options.interval:
+        rule = ClassifierFree(interval=tuple(options.interval))
+        model = dataclasses.replace(model, sampling=dataclasses.replace(model.sampling, rule=rule))
     everything = extract(pictures("train", model.image_size)[0])
-    report: Report = {"guidance": options.guidance or model.sampling.guidance}
+    report: Report = {"guidance": options.guidance or model.sampling.guidance, "rule": to_tree(model.sampling.rule)}
     shown = []
     for split in ("train", "test"):
         images, captions = pictures(split, model.image_size, options.num)
         prompts = [names[0] for names in captions]
-        drawn = model.sample(
-            jax.random.key(0), prompts=prompts, guidance=options.guidance, steps=options.steps, batch_size=100
-        )
+        how = {"guidance": options.guidance, "steps": options.steps, "batch_size": 100}
+        z = model.sample(jax.random.key(0), prompts=prompts, output="latents", **how)
+        drawn = to_uint8(batched(model.decode, z))
         name = "captions of training" if split == "train" else "held-out concepts"
         pool = everything if split == "train" else extract(pictures("test", model.image_size)[0])
         own = extract(images)
         report[name] = {"right": nearest(extract(drawn), own, pool), "n": len(prompts), "chance": 0.01}
+        apart = np.square(z - batched(model.encode, images)).mean()
+        report[name]["latents apart"] = float(np.sqrt(apart))
         report[name]["reconstructions right"] = nearest(extract(rebuilt(model, images)), own, pool)
         few = np.unique(np.linspace(0, len(drawn) - 1, 48 if split == "train" else 16).round().astype(int))
         shown.append(drawn[few] if split == "train" else framed(drawn[few]))
         report[name]["shown"] = [prompts[i] for i in few]
     return report, grid(np.concatenate(shown), 8)
+
+
+def noise(options: argparse.Namespace) -> tuple[Report, np.ndarray]:
+    model, extract = ldm_jax.load(options.run), features()
+    images, _ = pictures("train", model.image_size, options.num)
+    pool, own = extract(pictures("train", model.image_size)[0]), extract(images)
+    z, rng = batched(model.encode, images), np.random.default_rng(0)
+    report, rows = {"n": len(images), "deviation of latents": float(z.std())}, [images[:8]]
+    for deviation in (0.0, 0.1, 0.2, 0.3, 0.5):
+        noisy = (z + deviation * rng.normal(size=z.shape)).astype(np.float32)
+        drawn = to_uint8(batched(model.decode, noisy))
+        report[f"right, noise {deviation}"] = nearest(extract(drawn), own, pool)
+        rows.append(drawn[:8])
+    return report, grid(np.concatenate(rows), 8)
 
 
 def inpaint(options: argparse.Namespace) -> tuple[Report, np.ndarray]:
@@ -175,18 +200,19 @@ def upscale(options: argparse.Namespace) -> tuple[Report, np.ndarray]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("use", choices=("text", "inpaint", "upscale"))
+    parser.add_argument("use", choices=("text", "noise", "inpaint", "upscale"))
     parser.add_argument("run", type=Path)
     parser.add_argument("--num", type=int, help="pictures of each split (default: all)")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--step-counts", type=int, nargs="+", default=[1, 4, 50])
     parser.add_argument("--guidance", type=float)
+    parser.add_argument("--interval", type=float, nargs=2)
     parser.add_argument("--plain", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     configure()
-    report, picture = {"text": text, "inpaint": inpaint, "upscale": upscale}[options.use](options)
+    report, picture = {"text": text, "noise": noise, "inpaint": inpaint, "upscale": upscale}[options.use](options)
     tell({"use": options.use, "device": jax.devices()[0].device_kind, **report}, options.out)
     if options.picture:
         write_png(options.picture, picture)

@@ -96,7 +96,17 @@ def help_text(config: Config, section: str | None = None) -> str:
             raise InputError(f"help: {section!r} must be one of {', '.join(groups)}")
         return "\n".join(line for name, options in found.items() for line in _section(name, options, True))
     lines = [line for name, options in groups.items() for line in _section(name, options, False)]
-    return "\n".join([*lines, "", "train.py CONFIG --help SECTION tells more of one section."])
+    return "\n".join([*lines, "", *SHORT, "", "train.py CONFIG --help SECTION tells more of one section."])
+
+
+SHORT = (
+    "short for several:",
+    "  --autoencoder-from PATH, --denoiser-from PATH",
+    "      Begins with that part of a model: a run's, a pipeline's, the part's own folder, hf:ORG/NAME.",
+    "  --autoencoder-trains all|decoder|nothing",
+    "      How much of the autoencoder is trained on.",
+)
+"""Options that stand for more than one field, see `ldm_jax.migration`."""
 
 
 def _section(name: str, options: Sequence[Option], long: bool) -> list[str]:

@@ -84,8 +84,9 @@ class Uses:
 
         What is outside goes through the autoencoder; paste puts the images' own pixels back there. jump, resample:
         RePaint's walk, 0 and 1 for replacement alone (`ldm_jax.tasks.Inpaint`). strength: as in `edit`, of what is
-        there already; 1 is none of it. Models that were trained for it are told image and mask; with any other what
-        is known is put back at every step, with compat="diffusers" as that library does.
+        there already; 1 is none of it. Models that were trained for it are told image and mask, and ours have what is
+        known put back at the end. With any other it is put back at every step, with compat="diffusers" as that library
+        does.
         """
         pixels = in_range("images", images)
         mask = mask_of(masks, pixels.shape)
@@ -95,13 +96,18 @@ class Uses:
         # That of the pixel at the corner, as the published models were trained.
         corners = mask[:, ::f, ::f]
         known = self.encode(pixels) if strength < 1.0 or not self._told_masks() else None
+
+        def blocks() -> np.ndarray:
+            """A latent position is painted where any of its pixels is."""
+            return mask.reshape(n, h // f, f, w // f, f, 1).max(axis=(2, 4))
+
         first = sampling.get("first", 0)
         way: dict[str, Any] = {"task": Edit(float(strength)), "arrays": {"known": known}} if 0 < strength < 1 else {}
         if strength == 0:
             drawn = np.asarray(to_uint8(self.decode(known)))
         elif any("mask" in condition.asks for condition in self.conditions):
             told = {"image": np.roll(pixels, first, axis=0), "mask": np.roll(mask, first, axis=0)}
-            drawn = self.sample(key, num=n, **told, **way, **sampling)
+            drawn = self._put_back(key, known, blocks(), **told, **way, **sampling)
         elif self._told_masks():
             masked = np.concatenate([corners, np.asarray(self.encode(pixels * (1.0 - mask)))], axis=-1)
             # What conditions are given goes round from the first image's number on, and these belong to this call's.
@@ -109,14 +115,23 @@ class Uses:
             drawn = self.sample(key, num=n, masked=masked, **way, **sampling)
         else:
             held = sampling.get("compat") == "diffusers"
-            # A latent position is painted where any of its pixels is.
-            blocks = corners if held else mask.reshape(n, h // f, f, w // f, f, 1).max(axis=(2, 4))
             task = Inpaint(jump, resample, float(strength), held)
-            arrays = {"known": known, "mask": jnp.asarray(blocks)}
+            arrays = {"known": known, "mask": jnp.asarray(corners if held else blocks())}
             drawn = self.sample(key, num=n, task=task, arrays=arrays, **self._size(pixels), **sampling)
         if not paste:
             return drawn
         return np.where(mask > 0, drawn, np.asarray(to_uint8(jnp.asarray(pixels))))
+
+    def _put_back(
+        self, key: Array, known: Any, painted: np.ndarray, *, output: str = "images", batch_size: Any = 64, **how: Any
+    ) -> Any:
+        """Drawn latents where `painted`, elsewhere the image's own, which are better than what is drawn of them."""
+        z = self.sample(key, num=len(known), output="latents", batch_size=batch_size, **how)
+        z = np.where(painted > 0, z, np.asarray(known))
+        if output == "latents":
+            return z
+        parts = [z[begin : begin + batch_size] for begin in range(0, len(z), batch_size)]
+        return np.concatenate([np.asarray(self._shown(part, how.get("tile", 0))) for part in parts])
 
     def invert(self, images: Any, refine: int = 3, **sampling: Any) -> Float[np.ndarray, "n ... c"]:
         """The initial noise [n *space c] from which `sample(latents=..., sampler="ddim")` leads back to the images.
