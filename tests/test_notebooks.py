@@ -18,7 +18,7 @@ nbformat.write(notebook, sys.argv[1])
 """
 
 
-PICTURES = {"quickstart": 5, "step_by_step": 12}
+PICTURES = {"quickstart": 5, "step_by_step": 10}
 
 
 @pytest.mark.slow
