@@ -55,6 +55,12 @@ def grid(images: UInt8[np.ndarray, "n h w c"], columns: int) -> UInt8[np.ndarray
     return padded.reshape(rows, columns, h, w, c).transpose(0, 2, 1, 3, 4).reshape(rows * h, columns * w, c)
 
 
+def enlarged(image: UInt8[np.ndarray, "h w c"], scale: int) -> Image.Image:
+    """An image as Pillow has it, every pixel `scale` times as large."""
+    image = image.repeat(scale, axis=0).repeat(scale, axis=1)
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+
+
 def write_png(
     path: Path, image: UInt8[np.ndarray, "h w c"], scale: int = 1, settings: Mapping[str, Any] | None = None
 ) -> None:
@@ -62,8 +68,7 @@ def write_png(
 
     settings: what the picture was made with, kept in it as JSON; `read_settings` reads it back.
     """
-    image = image.repeat(scale, axis=0).repeat(scale, axis=1)
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    picture = enlarged(image, scale)
     info = PngInfo()
     if settings is not None:
         info.add_text(SETTINGS, json.dumps(settings))

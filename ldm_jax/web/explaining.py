@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 
 from ldm_jax import seeds
 from ldm_jax.diffusion.samplers import normal
+from ldm_jax.diffusion.schedules import logsnr
 from ldm_jax.images import grid
 from ldm_jax.metrics.rounding import to_uint8
 from ldm_jax.web.drawing import Asked, Studio
@@ -71,9 +72,6 @@ def _decoded(model: Any, z: Any) -> UInt8[np.ndarray, "b h w c"]:
 
 
 def _rows(schedule: Any, times: np.ndarray) -> list[Row]:
-    alpha, sigma = (
-        np.asarray(f(jnp.asarray(times, jnp.float32)), np.float64) for f in (schedule.alpha, schedule.sigma)
-    )
-    with np.errstate(divide="ignore"):
-        logsnr = 2.0 * (np.log(alpha) - np.log(sigma))
-    return [Row(*map(float, row)) for row in zip(times, alpha, sigma, logsnr, strict=True)]
+    t = jnp.asarray(times, jnp.float32)
+    columns = (times, schedule.alpha(t), schedule.sigma(t), logsnr(schedule, t))
+    return [Row(*map(float, row)) for row in zip(*map(np.asarray, columns), strict=True)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ldm_jax.errors import InputError
 
@@ -65,15 +65,9 @@ class Limits:
             raise InputError(f"{name}: {picture.width}x{picture.height} holds no pixel")
         whole = picture.convert("RGBA")
         flat = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole)
-        fitted = _fit(flat.convert("L" if channels == 1 else "RGB"), width, height, Image.Resampling.LANCZOS)
+        fitted = ImageOps.fit(flat.convert("L" if channels == 1 else "RGB"), (width, height), Image.Resampling.LANCZOS)
         pixels = np.asarray(fitted, np.uint8)
         return pixels[..., None] if channels == 1 else pixels
-
-
-def _fit(picture: Image.Image, width: int, height: int, filter: Image.Resampling) -> Image.Image:
-    from PIL import ImageOps
-
-    return ImageOps.fit(picture, (width, height), filter)
 
 
 def painted(layers: Any, height: int, width: int) -> UInt8[np.ndarray, "h w"]:
@@ -81,7 +75,7 @@ def painted(layers: Any, height: int, width: int) -> UInt8[np.ndarray, "h w"]:
     mask = np.zeros((height, width), bool)
     for layer in layers or ():
         if isinstance(layer, Image.Image):
-            alpha = _fit(layer.convert("RGBA").getchannel("A"), width, height, Image.Resampling.BOX)
+            alpha = ImageOps.fit(layer.convert("RGBA").getchannel("A"), (width, height), Image.Resampling.BOX)
             mask |= np.asarray(alpha) > 127
     if not mask.any():
         raise InputError("mask: nothing is painted; paint over what is to be drawn anew")

@@ -268,9 +268,7 @@ def _upload(label: str, name: str) -> gr.Image:
 
 def _enlarged(picture: np.ndarray, side: int = SHOWN) -> Image.Image:
     """A picture that a browser shows large enough, pixel by pixel."""
-    scale = max(1, side // picture.shape[0])
-    picture = picture.repeat(scale, axis=0).repeat(scale, axis=1)
-    return Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
+    return images.enlarged(picture, max(1, side // picture.shape[0]))
 
 
 def _inline(pictures: np.ndarray) -> str:

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from ldm_jax.conditions.images import averaged
+from ldm_jax.data import to_uint8
 from ldm_jax.pipeline import LatentDiffusion
 
 EXAMPLES = 64
@@ -25,7 +27,7 @@ class Preview(NamedTuple):
     def __call__(self, z: Float[np.ndarray, "b h w c"]) -> UInt8[np.ndarray, "b h w channels"]:
         """Pictures of the latents' own height and width."""
         # In numpy: it is called from within a computation.
-        return np.rint((np.clip(z @ self.weight + self.bias, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
+        return to_uint8(z @ self.weight + self.bias)
 
 
 def fit_preview(model: LatentDiffusion, key: Array) -> Preview:
@@ -39,8 +41,7 @@ def fit_preview(model: LatentDiffusion, key: Array) -> Preview:
     coarse = jax.image.resize(jax.random.normal(b, (EXAMPLES, 2, 2, channels)), (EXAMPLES, h, w, channels), "linear")
     z = 0.6 * colour + 0.6 * coarse + 0.5 * jax.random.normal(c, (EXAMPLES, h, w, channels))
     pixels = np.concatenate([np.asarray(model.decode(part)) for part in jnp.split(z, 8)])
-    f = pixels.shape[1] // h
-    small = pixels.reshape(EXAMPLES, h, f, w, f, -1).mean(axis=(2, 4)).reshape(-1, pixels.shape[-1])
+    small = averaged(pixels, pixels.shape[1] // h).reshape(-1, pixels.shape[-1])
     known = np.concatenate([np.asarray(z).reshape(-1, channels), np.ones((len(small), 1))], axis=1)
     found = np.linalg.lstsq(known, small, rcond=None)[0].astype(np.float32)
     error = float(np.sqrt(np.square(known @ found - small).mean()))
