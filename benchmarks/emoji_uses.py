@@ -155,6 +155,7 @@ def inpaint(options: argparse.Namespace) -> tuple[Report, np.ndarray]:
     mean = (images * (1 - mask)).sum(axis=(1, 2), keepdims=True) / np.maximum(kept, 1)
     drawn["mean fill"] = np.where(mask > 0, mean.round(), images).astype(np.uint8)
     drawn["autoencoder"] = rebuilt(model, images)
+    drawn["autoencoder, of what was drawn"] = rebuilt(model, np.where(mask > 0, drawn["trained"], images))
     report: Report = {"n": n, "painted": float(mask.mean())}
     for name, found in drawn.items():
         inside = np.where(mask > 0, found, images).astype(np.uint8)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
+from scipy import ndimage
 
 from ldm_jax.conditions import Condition, MaskedLatents, NoisedImage, in_range, mask_of
 from ldm_jax.diffusion import editing, samplers
@@ -84,9 +85,10 @@ class Uses:
 
         What is outside goes through the autoencoder; paste puts the images' own pixels back there. jump, resample:
         RePaint's walk, 0 and 1 for replacement alone (`ldm_jax.tasks.Inpaint`). strength: as in `edit`, of what is
-        there already; 1 is none of it. Models that were trained for it are told image and mask, and ours have what is
-        known put back at the end. With any other it is put back at every step, with compat="diffusers" as that library
-        does.
+        there already; 1 is none of it. Models that were trained for it are told image and mask; with any other what is
+        known is put back at every step, with compat="diffusers" as that library does. What was drawn is pasted into the
+        image, which is encoded again wherever not all is painted (not with pipelines that were trained for it, nor with
+        compat="diffusers").
         """
         pixels = in_range("images", images)
         mask = mask_of(masks, pixels.shape)
@@ -95,43 +97,53 @@ class Uses:
         n, h, w, _ = mask.shape
         # That of the pixel at the corner, as the published models were trained.
         corners = mask[:, ::f, ::f]
-        known = self.encode(pixels) if strength < 1.0 or not self._told_masks() else None
-
-        def blocks() -> np.ndarray:
-            """A latent position is painted where any of its pixels is."""
-            return mask.reshape(n, h // f, f, w // f, f, 1).max(axis=(2, 4))
-
-        first = sampling.get("first", 0)
+        known = None if self.paints and strength == 1.0 else self.encode(pixels)
+        first, held = sampling.get("first", 0), sampling.get("compat") == "diffusers"
         way: dict[str, Any] = {"task": Edit(float(strength)), "arrays": {"known": known}} if 0 < strength < 1 else {}
         if strength == 0:
             drawn = np.asarray(to_uint8(self.decode(known)))
-        elif any("mask" in condition.asks for condition in self.conditions):
-            told = {"image": np.roll(pixels, first, axis=0), "mask": np.roll(mask, first, axis=0)}
-            drawn = self._put_back(key, known, blocks(), **told, **way, **sampling)
         elif self._told_masks():
             masked = np.concatenate([corners, np.asarray(self.encode(pixels * (1.0 - mask)))], axis=-1)
             # What conditions are given goes round from the first image's number on, and these belong to this call's.
-            masked = np.roll(masked, first, axis=0)
-            drawn = self.sample(key, num=n, masked=masked, **way, **sampling)
+            drawn = self.sample(key, num=n, masked=np.roll(masked, first, axis=0), **way, **sampling)
         else:
-            held = sampling.get("compat") == "diffusers"
-            task = Inpaint(jump, resample, float(strength), held)
-            arrays = {"known": known, "mask": jnp.asarray(corners if held else blocks())}
-            drawn = self.sample(key, num=n, task=task, arrays=arrays, **self._size(pixels), **sampling)
+            if self.paints:
+                way |= {"image": np.roll(pixels, first, axis=0), "mask": np.roll(mask, first, axis=0)}
+            else:
+                # A latent position is painted where any of its pixels is.
+                blocks = mask.reshape(n, h // f, f, w // f, f, 1).max(axis=(2, 4))
+                arrays = {"known": known, "mask": jnp.asarray(corners if held else blocks)}
+                way = {"task": Inpaint(jump, resample, float(strength), held), "arrays": arrays, **self._size(pixels)}
+            if held:
+                drawn = self.sample(key, num=n, **way, **sampling)
+            else:
+                output, size = sampling.pop("output", "images"), sampling.get("batch_size", 64)
+                z = self.sample(key, num=n, output="latents", **way, **sampling)
+                drawn = self._put_back(pixels, mask, z, output, size, sampling.get("tile", 0))
         if not paste:
             return drawn
         return np.where(mask > 0, drawn, np.asarray(to_uint8(jnp.asarray(pixels))))
 
-    def _put_back(
-        self, key: Array, known: Any, painted: np.ndarray, *, output: str = "images", batch_size: Any = 64, **how: Any
-    ) -> Any:
-        """Drawn latents where `painted`, elsewhere the image's own, which are better than what is drawn of them."""
-        z = self.sample(key, num=len(known), output="latents", batch_size=batch_size, **how)
-        z = np.where(painted > 0, z, np.asarray(known))
-        if output == "latents":
-            return z
-        parts = [z[begin : begin + batch_size] for begin in range(0, len(z), batch_size)]
-        return np.concatenate([np.asarray(self._shown(part, how.get("tile", 0))) for part in parts])
+    def _put_back(self, pixels: Any, mask: Any, z: Any, output: str, size: int, tile: int) -> Any:
+        """Images [n h w c], or latents, of what was drawn joined to what was there, `size` at a time."""
+        parts = []
+        for begin in range(0, len(z), size):
+            part = slice(begin, begin + size)
+            joined = self._joined(z[part], pixels[part], mask[part], tile)
+            parts.append(joined if output == "latents" else np.asarray(self._shown(jnp.asarray(joined), tile)))
+        return np.concatenate(parts)
+
+    def _joined(self, z: Any, pixels: Any, mask: Any, tile: int) -> np.ndarray:
+        """Drawn latents where they and their neighbours are all painted, else those of the image with what was drawn in it.
+
+        So what is outside is as good as the autoencoder has it, up to the border, and knows nothing of what was there.
+        """
+        f = self.autoencoder.config.factor
+        pasted = np.where(mask > 0, np.asarray(self.decode(z, tile=tile)), np.asarray(pixels))
+        n, h, w, _ = mask.shape
+        whole = mask.reshape(n, h // f, f, w // f, f, 1).min(axis=(2, 4))
+        inner = ndimage.minimum_filter(whole, size=(1, 3, 3, 1), mode="nearest") > 0
+        return np.where(inner, np.asarray(z), np.asarray(self.encode(pasted, tile=tile)))
 
     def invert(self, images: Any, refine: int = 3, **sampling: Any) -> Float[np.ndarray, "n ... c"]:
         """The initial noise [n *space c] from which `sample(latents=..., sampler="ddim")` leads back to the images.

@@ -52,6 +52,25 @@ def test_what_is_known_stays_and_the_rest_is_new(walk, model, images):
     np.testing.assert_array_equal(pasted[:, masks], drawn[:, masks])
 
 
+def test_what_is_drawn_becomes_a_part_of_the_image(model, images, monkeypatch):
+    """Outside, and one position into what is painted, the latents are those of the image with the drawing in it."""
+    masks = np.zeros((2, 32, 32), bool)
+    masks[:, 6:27, 6:27] = True  # whole positions: 2 to 5 on each side, with whole neighbours: 3 and 4
+    z = np.random.default_rng(1).normal(size=(2, 8, 8, 4)).astype(np.float32)
+    monkeypatch.setattr(type(model), "sample", lambda self, key, **how: z)
+    joined = model.inpaint(KEY, images, masks, output="latents", labels=[3])
+    inside = np.asarray(model.decode(z))
+    pasted = np.where(masks[..., None], inside, images / 127.5 - 1.0).astype(np.float32)
+    expected = np.array(model.encode(pasted))
+    expected[:, 3:5, 3:5] = z[:, 3:5, 3:5]
+    np.testing.assert_allclose(joined, expected, atol=1e-5)
+    assert np.abs(joined - z)[:, 2, 2].max() > 0.01
+    shown = model.inpaint(KEY, images, masks, labels=[3])
+    np.testing.assert_array_equal(shown, to_uint8(np.asarray(model.decode(joined))))
+    one_by_one = model.inpaint(KEY, images, masks, labels=[3], batch_size=1)
+    assert np.abs(one_by_one.astype(int) - shown).max() <= 1
+
+
 def test_masks_are_understood_by_their_type(model, images):
     mask = np.zeros((2, 32, 32), bool)
     mask[:, :16] = True
