@@ -134,7 +134,7 @@ class Uses:
         return np.concatenate(parts)
 
     def _joined(self, z: Any, pixels: Any, mask: Any, tile: int) -> np.ndarray:
-        """Drawn latents where they and their neighbours are all painted, else those of the image with what was drawn in it.
+        """Drawn latents where they and their neighbours are all painted, else the image's with the drawing in it.
 
         So what is outside is as good as the autoencoder has it, up to the border, and knows nothing of what was there.
         """
