@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "augment": "a labelled set of drawn images, as many of each class",
     "convert": "published weights into our folders or back",
     "average": "a run's model with an average of its weights of another length",
+    "push": "a model to the Hugging Face Hub, with a model card",
     "demo": "a page in the browser where a model is tried",
     "plan": "what training would take, here or on TPUs that aren't here",
     "batch": "the examples that a training step saw, as a picture",

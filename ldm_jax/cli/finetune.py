@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ldm_jax.cli.parsing import Parser, parse_config
-from ldm_jax.cli.train import train_config
+from ldm_jax.cli.train import WANDB, train_config
 
 if TYPE_CHECKING:
     from ldm_jax.config import Config
@@ -30,12 +30,12 @@ def finetune(args: Sequence[str]) -> int:
     )
     parser.number("--steps", int, least=1, default=1000, help="steps of the optimiser (default: 1000)")
     parser.add_argument("--workdir", type=Path, help="the run's folder (default: runs/MODEL-finetuned)")
+    parser.add_argument("--wandb", metavar="PROJECT", help=WANDB)
     options, rest = parser.parse_known_args(args)
     kind = next((name for name in ("adapter", "embedding") if _names(rest, name)), "whole")
     workdir = options.workdir or Path("runs") / f"{_name(options.model)}-finetuned"
-    return train_config(
-        parse_config(rest, default_config(options.model, options.data, options.steps, kind, workdir)), workdir
-    )
+    config = parse_config(rest, default_config(options.model, options.data, options.steps, kind, workdir))
+    return train_config(config, workdir, wandb=options.wandb)
 
 
 def default_config(model: Path, source: str, steps: int, kind: str, workdir: Path) -> Config:

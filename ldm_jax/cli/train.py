@@ -17,6 +17,8 @@ from ldm_jax.smoke import shrink
 if TYPE_CHECKING:
     from ldm_jax.experiment.run import StageName
 
+WANDB = "show numbers and pictures in a project of Weights & Biases, too (extra [wandb])"
+
 
 def train(args: Sequence[str]) -> int:
     """train.py CONFIG [--workdir DIR] [--stage S] [--smoke] [--any.field VALUE]."""
@@ -36,6 +38,7 @@ def train(args: Sequence[str]) -> int:
     parser.add_argument("--stage", choices=("autoencoder", "denoiser", "all"), default="all", help="what to train")
     parser.add_argument("--smoke", action="store_true", help="the same experiment made tiny: about a minute")
     parser.add_argument("--profile", action="store_true", help="trace a few steps of each stage to WORKDIR/profile")
+    parser.add_argument("--wandb", metavar="PROJECT", help=WANDB)
     parser.add_argument(
         "--distributed",
         nargs="?",
@@ -62,11 +65,16 @@ def train(args: Sequence[str]) -> int:
     workdir = options.workdir or (
         Path(options.config).parent if name == "config" else Path("runs") / (f"{name}-smoke" if options.smoke else name)
     )
-    return train_config(config, workdir, options.stage, options.distributed, options.profile)
+    return train_config(config, workdir, options.stage, options.distributed, options.profile, options.wandb)
 
 
 def train_config(
-    config: Config, workdir: Path, stage: StageName = "all", distributed: str | None = None, profile: bool = False
+    config: Config,
+    workdir: Path,
+    stage: StageName = "all",
+    distributed: str | None = None,
+    profile: bool = False,
+    wandb: str | None = None,
 ) -> int:
     """Trains an experiment in its folder and says where what it made is; the exit code."""
     from ldm_jax.experiment import Run
@@ -77,7 +85,7 @@ def train_config(
         join(distributed)
     # Before a run's folder is made; the run itself looks again.
     check_order(config, workdir, stage)
-    picture = Run(config, workdir, profile).train(stage)
+    picture = Run(config, workdir, profile, wandb).train(stage)
     if main_process():
         made = next((name for name in ("adapter", "embedding") if (workdir / name).is_dir()), "model")
         print(f"{made}: {workdir / made}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from ldm_jax.pretrained.lpips import load_lpips
 from ldm_jax.processes import barrier, main_process
 from ldm_jax.stages import AutoencoderTraining, DenoiserTraining
 from ldm_jax.stages.denoiser import DenoiserStage
+from ldm_jax.training.boards import Board, WeightsAndBiases
 from ldm_jax.training.loop import fit, picture_path
 from ldm_jax.training.stage import Params, Stage
 
@@ -78,12 +80,14 @@ def last_step(folder: Path) -> int | None:
 class Run:
     """One experiment in one folder."""
 
-    def __init__(self, config: Config, workdir: str | Path, profile: bool = False):
+    def __init__(self, config: Config, workdir: str | Path, profile: bool = False, wandb: str | None = None):
         """Checks the input (devices, data, folder, given parts) before anything is compiled; raises InputError.
 
-        profile: a few steps of each stage are traced to workdir/profile.
+        profile: a few steps of each stage are traced to workdir/profile. wandb: a project of Weights & Biases that is
+        told, too, what TensorBoard is.
         """
-        self.workdir, self.profile = Path(workdir), profile
+        self.workdir, self.profile, self.wandb = Path(workdir), profile, wandb
+        self._boards: list[Board] = []
         check_devices(config, jax.device_count())
         self.parts: Parts = assemble(config, read_base(config, self.workdir))
         self.config = self.parts.config
@@ -100,11 +104,16 @@ class Run:
         """Trains what is asked for and not done yet; returns the path of the last picture."""
         check_order(self.config, self.workdir, stage)
         with Lock(self.workdir):
+            if self.wandb is not None and main_process():
+                self._boards = [WeightsAndBiases(self.wandb, self.workdir, json.loads(self.config.to_json()))]
             try:
                 return self._train(stage)
             except Exception as error:
                 error.add_note(f"{SAVED}{self._saved()}")
                 raise
+            finally:
+                while self._boards:
+                    self._boards.pop().close(failed=sys.exc_info()[0] is not None)
 
     def _train(self, stage: StageName) -> Path:
         params = self._autoencoder()
@@ -144,7 +153,8 @@ class Run:
             stage = build(self.parts._replace(config=slowed(self.config, self.workdir)))
             try:
                 key = key_for(self.config, purpose)
-                return stage, fit(stage, self.workdir, self.config.parallel, key, profile=self.profile)[0]
+                watched = {"profile": self.profile, "boards": self._boards}
+                return stage, fit(stage, self.workdir, self.config.parallel, key, **watched)[0]
             except Diverged as error:
                 training = stage.training
                 if retreats(self.workdir).get(training.label, 0) >= training.retreats:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ldm_jax.errors import InputError
 
@@ -27,10 +29,7 @@ def local(path: str | Path, variant: str | None = None) -> Path:
     text = str(path)
     if not text.startswith(PREFIX):
         return Path(path)
-    match = NAME.fullmatch(text)
-    if match is None:
-        raise InputError(f"path: {text!r} must have the form hf:ORG/NAME or hf:ORG/NAME@REVISION")
-    name, revision = match.groups()
+    name, revision = check_name(text)
     by_hand = f"or download huggingface.co/{name} by hand and name its folder"
     try:
         from huggingface_hub import snapshot_download
@@ -42,3 +41,36 @@ def local(path: str | Path, variant: str | None = None) -> Path:
     except Exception as error:  # its own errors, those of HTTP libraries and of sockets, which it lets through
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"path: {text} can't be had ({type(error).__name__}: {reason}); {by_hand}") from error
+
+
+def check_name(text: str) -> tuple[str, str | None]:
+    """ORG/NAME and the revision of hf:ORG/NAME or hf:ORG/NAME@REVISION; InputError for anything else."""
+    match = NAME.fullmatch(text)
+    if match is None:
+        raise InputError(f"path: {text!r} must have the form hf:ORG/NAME or hf:ORG/NAME@REVISION")
+    return match[1], match[2]
+
+
+def api() -> Any:
+    """The Hub as whoever HF_TOKEN, or `hf auth login`, says; InputError where nobody is, or without the library."""
+    try:
+        from huggingface_hub import HfApi, get_token
+    except ModuleNotFoundError as error:
+        raise InputError('hub: it needs huggingface_hub; pip install "ldm-jax[hub]"') from error
+    if get_token() is None:
+        raise InputError("hub: there is no token; set HF_TOKEN, or run `hf auth login`")
+    return HfApi()
+
+
+def send(hub: Any, folder: Path, name: str, patterns: Sequence[str], private: bool) -> None:
+    """Those files of a folder as one commit of ORG/NAME, which is made where it is not there; hub: `api()`.
+
+    Raises:
+      InputError: the Hub does not answer, or refuses.
+    """
+    try:
+        hub.create_repo(name, private=private, exist_ok=True)
+        hub.upload_folder(repo_id=name, folder_path=folder, allow_patterns=list(patterns))
+    except Exception as error:  # as in `local`
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"hub: {name} can't be written ({type(error).__name__}: {reason})") from error

@@ -18,6 +18,7 @@ from ldm_jax import images
 from ldm_jax.errors import Diverged, Stopped
 from ldm_jax.processes import any_process, main_process
 from ldm_jax.training.averages import FOLDER, Profiles, exponent, write_snapshots
+from ldm_jax.training.boards import Board
 from ldm_jax.training.checkpoints import Checkpoints
 from ldm_jax.training.made_once import made_once
 from ldm_jax.training.parallel import Strategy, make_strategy
@@ -70,11 +71,12 @@ def fit(
     key: jax.Array,
     devices: Sequence[Any] | None = None,
     profile: bool = False,
+    boards: Sequence[Board] = (),
 ) -> tuple[Params, Strategy]:
     """Trains one stage from whatever its folder holds to its last step; returns the averaged parameters.
 
     They lie as `Strategy.local` puts them. key: all of the stage's randomness. devices: all where None. profile: a few
-    of the steps are traced to workdir/profile.
+    of the steps are traced to workdir/profile. boards: what shows numbers and pictures besides TensorBoard.
 
     Raises:
       Stopped: a signal came; the state is saved.
@@ -89,7 +91,7 @@ def fit(
         # A signal or a crash came between a checkpoint and what is looked at after its step.
         unseen = start > 0 and _is_looked_at(training, start) and not picture_path(workdir, name, start).exists()
         if start < training.steps or unseen:
-            fitting = Fitting(stage, workdir, strategy, checkpoints, start, profile)
+            fitting = Fitting(stage, workdir, strategy, checkpoints, start, profile, boards)
             state = fitting.run(state, jax.random.fold_in(key, 1), unseen)
     finally:
         checkpoints.close()
@@ -156,10 +158,11 @@ def _begun(stage: Stage, strategy: Strategy, checkpoints: Checkpoints, key: jax.
     return found
 
 
-def _draw(workdir: Path, name: str, step: int, seen: Evaluation) -> None:
+def _draw(workdir: Path, step: int, seen: Evaluation, record: Record) -> None:
     if seen.pictures is not None and main_process():
-        scale = max(1, SHOWN // seen.pictures.shape[1])
-        images.write_png(picture_path(workdir, name, step), images.grid(seen.pictures, seen.columns), scale)
+        scale, path = max(1, SHOWN // seen.pictures.shape[1]), picture_path(workdir, record.stage, step)
+        images.write_png(path, images.grid(seen.pictures, seen.columns), scale)
+        record.picture(step, path)
 
 
 class Fitting:
@@ -173,10 +176,11 @@ class Fitting:
         checkpoints: Checkpoints,
         start: int,
         profile: bool = False,
+        boards: Sequence[Board] = (),
     ):
         self.stage, self.training, self.name = stage, stage.training, stage.training.label
         self.workdir, self.strategy, self.checkpoints, self.start = workdir, strategy, checkpoints, start
-        self.record = Record(workdir, self.name, start, self.training.steps, stage.batch_size)
+        self.record = Record(workdir, self.name, start, self.training.steps, stage.batch_size, boards)
         self._profile = Profile(workdir / "profile", self.name) if profile and main_process() else None
         self._rate = self.training.rate
         self._pending: list[Any] = []
@@ -287,7 +291,7 @@ class Fitting:
         if not all(math.isfinite(value) for value in seen.numbers.values()):
             self.record.add(seen.numbers)
             self._diverged(step, 0, None, 0.0)
-        _draw(self.workdir, self.name, step, seen)
+        _draw(self.workdir, step, seen, self.record)
         return dict(seen.numbers)
 
     def _diverged(self, step: int, skipped: int, means: dict[str, float] | None, rate: float) -> None:

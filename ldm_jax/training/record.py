@@ -1,4 +1,4 @@
-"""What a run writes while it trains: metrics.jsonl, TensorBoard, the progress bar."""
+"""What a run writes while it trains: metrics.jsonl, the boards, the progress bar."""
 
 from __future__ import annotations
 
@@ -6,22 +6,18 @@ import io
 import json
 import math
 import os
-import socket
-import struct
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
-from tensorboardX.record_writer import masked_crc32c
-from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from ldm_jax.files import whole, write_all
 from ldm_jax.processes import main_process
+from ldm_jax.training.boards import Board, TensorBoard
 from ldm_jax.training.flops import peak_flops
 
 Line = tuple[int, int, dict[str, Any]]
@@ -59,50 +55,19 @@ def _at_end(path: Path) -> io.FileIO:
     return file
 
 
-class Board:
-    """Scalars for TensorBoard, on disk when `write` returns.
-
-    SummaryWriter has a thread that writes them. On a full disk it dies, and what feeds it then waits for ever.
-    """
-
-    def __init__(self, folder: Path, start: int):
-        """start: steps done; what an earlier file says of later ones doesn't count."""
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
-        self._file = (folder / name).open("ab")
-        for event in (Event(file_version="brain.Event:2"), Event(session_log=SessionLog(status=SessionLog.START))):
-            event.step = start
-            self._write(event)
-
-    def write(self, values: dict[str, Any], step: int) -> None:
-        """One step's values by name."""
-        for name, value in values.items():
-            self._write(Event(step=step, summary=scalar(name, value)))
-        self._file.flush()
-
-    def _write(self, event: Any) -> None:
-        """One record of TFRecord's format: length, its checksum, data, their checksum."""
-        event.wall_time = time.time()
-        data = event.SerializeToString()
-        length = struct.pack("<Q", len(data))
-        for part in (length, data):
-            self._file.write(part + struct.pack("<I", masked_crc32c(part)))
-
-    def close(self) -> None:
-        self._file.close()
-
-
 class Record:
     """One stage's record. On a terminal it shows a bar, elsewhere a line every ten seconds."""
 
-    def __init__(self, workdir: Path, stage: str, start: int, stop: int, batch_size: int):
+    def __init__(self, workdir: Path, stage: str, start: int, stop: int, batch_size: int, boards: Sequence[Board] = ()):
+        """boards: what shows it besides TensorBoard; they outlive the stage."""
         self.stage, self.batch_size = stage, batch_size
         self.flops = 0.0
         """Of one device in a step, for the rates that are recorded; 0: unknown."""
         self._main = main_process()
         self._last = keep_until(workdir / "metrics.jsonl", stage, start) if self._main else None
         self._file = _at_end(workdir / "metrics.jsonl") if self._main else None
-        self._board = Board(workdir / "tensorboard" / stage, start) if self._main else None
+        self._own = TensorBoard(workdir / "tensorboard" / stage, start) if self._main else None
+        self._boards = (self._own, *boards) if self._own is not None else ()
         terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=stop,
@@ -137,10 +102,11 @@ class Record:
             values["tflops_per_second"] = per_second / 1e12
             peak = peak_flops(jax.devices()[0].device_kind)
             values |= {"flops_utilization": per_second / peak} if peak else {}
-        assert self._file is not None and self._board is not None
+        assert self._file is not None
         self._last = (self._file.tell(), step, values)
         self._line(step, values)
-        self._board.write({f"{self.stage}/{name}": value for name, value in values.items()}, step)
+        for board in self._boards:
+            board.write(self.stage, step, values)
         shown = {"loss": f"{values['loss']:.4f}", "img/s": f"{rate:.0f}"}
         self._bar.set_postfix(shown)
         if self._plain and (now - self._last_line > 10.0 or step == self._stop):
@@ -153,11 +119,17 @@ class Record:
         """What was found later about the step of the last line: the line is written over by a longer one."""
         if self._last is None or not values:
             return
-        assert self._file is not None and self._board is not None
+        assert self._file is not None
         place, step, before = self._last
         self._file.seek(place)
         self._line(step, {**before, **values})
-        self._board.write({f"{self.stage}/{name}": value for name, value in values.items()}, step)
+        for board in self._boards:
+            board.write(self.stage, step, values)
+
+    def picture(self, step: int, path: Path) -> None:
+        """A PNG that was written after a step."""
+        for board in self._boards:
+            board.picture(self.stage, step, path)
 
     def restart(self, step: int) -> None:
         """The clock of the next rate starts now: what came between two steps is not training."""
@@ -173,6 +145,6 @@ class Record:
 
     def close(self) -> None:
         self._bar.close()
-        if self._file is not None and self._board is not None:
+        if self._file is not None and self._own is not None:
             self._file.close()
-            self._board.close()
+            self._own.close()
