@@ -36,6 +36,30 @@ def test_functions_are_short(room):
     assert not long
 
 
+@pytest.mark.parametrize("room", ROOMS)
+def test_public_names_say_what_they_are(room):
+    """Functions, classes and their methods; a method may leave it to the base or protocol that has one of its name."""
+    told = {
+        method.name
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+        for method in node.body
+        if isinstance(method, ast.FunctionDef) and ast.get_docstring(method)
+    } | {"setup"}  # Flax's own
+    silent = []
+    for path in (PACKAGE / room).rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
+                continue
+            silent += [] if ast.get_docstring(node) else [f"{path.name}: {node.name}"]
+            methods = [m for m in getattr(node, "body", []) if isinstance(m, ast.FunctionDef)]
+            of_class = [m.name for m in methods if isinstance(node, ast.ClassDef) and not m.name.startswith("_")]
+            undocumented = {m.name for m in methods if not ast.get_docstring(m)}
+            silent += [f"{path.name}: {node.name}.{name}" for name in of_class if name in undocumented - told]
+    assert not silent
+
+
 def test_it_is_typed_and_has_a_version():
     assert (PACKAGE / "py.typed").exists()
     assert ldm_jax.__version__ == importlib.metadata.version("ldm-jax")

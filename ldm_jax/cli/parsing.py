@@ -28,6 +28,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--debug", action="store_true", help="show the traceback of whatever goes wrong")
 
     def error(self, message: str) -> NoReturn:
+        """Raises InputError with argparse's words."""
         raise InputError(message)
 
     def number(

@@ -37,6 +37,7 @@ class ArraySource:
 
     @property
     def has_pairs(self) -> bool:
+        """Whether another image stands beside each."""
         return self.paired is not None
 
     def annotation(self, index: int) -> Annotation:

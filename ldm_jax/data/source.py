@@ -140,6 +140,7 @@ class Subset:
         return self.source[int(self.indices[index])]
 
     def annotation(self, index: int) -> Annotation:
+        """Class (-1: none) and captions of an example, without its image."""
         return annotation(self.source, int(self.indices[index]))
 
 

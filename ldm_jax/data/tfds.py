@@ -50,6 +50,7 @@ class TfdsSource:
 
     @property
     def has_captions(self) -> bool:
+        """Whether a feature of it is text."""
         return self.caption is not None
 
     def __len__(self) -> int:

@@ -110,6 +110,7 @@ class RectifiedFlow:
         return wide_times(t)
 
     def time(self, logsnr: Times) -> Times:
+        """The time in [0, 1] at which log(alpha² / sigma²) is logsnr; the inverse of `logsnr`."""
         return jax.nn.sigmoid(-0.5 * wide_times(logsnr))
 
     def timestep(self, t: Times) -> Times:
@@ -153,6 +154,7 @@ class VP:
             raise InputError(f"VP: beta_min, beta_max: {self.beta_min}, {self.beta_max} must be two rising rates")
 
     def log_alpha(self, t: Times) -> Times:
+        """log alpha(t), where alpha itself would underflow (Song et al. 2021, arXiv 2011.13456, equation 33)."""
         t = wide_times(t)
         return -0.25 * t**2 * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min
 

@@ -28,6 +28,7 @@ class Found(NamedTuple):
     """Of the reference, where they were read from a file."""
 
     def reference_gaussian(self, layer: str) -> Gaussian:
+        """Mean and covariance of the reference's features of a layer, computed here or read from a file."""
         return self.statistics[layer] if self.reference is None else self.reference.moments[layer].gaussian
 
 

@@ -29,6 +29,8 @@ METRICS: dict[str, Callable[..., Any]] = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reconstruction:
+    """What the autoencoder makes of images: metrics by name, which images they were."""
+
     values: dict[str, float]
     images_hash: str
     picture: np.ndarray

@@ -33,6 +33,7 @@ def neighbour_space(generation: Mapping[str, Metric], reference: Reference) -> s
 def neighbours(
     drawn: Drawn, found: Mapping[str, Mapping[str, Features]], reference: Reference, space: str | None
 ) -> np.ndarray:
+    """Samples beside their nearest training images in a space, as a picture uint8 [h w 3]; None: samples alone."""
     n = len(drawn.first)
     if space is None:
         empty = np.zeros((n, 0, *drawn.first.shape[1:]), np.uint8)
@@ -51,6 +52,7 @@ def save_reference(
     reference: Reference,
     spaces: Mapping[str, Space],
 ) -> None:
+    """Writes the reference's means and covariances in the first space that a Fréchet distance is taken in."""
     space = next(metric.space for metric in generation.values() if metric.frechet)
     moments = found[reference.split][space].moments
     notes = {
@@ -74,6 +76,7 @@ def protocol(
     rounding: Rounding,
     batch_size: int,
 ) -> Protocol:
+    """Everything that the numbers depend on."""
     model = isinstance(subject, ModelSubject)
     h, w, c = subject.shape
     what: dict[str, Any] = {"kind": "model" if model else "samples", "path": str(subject.path), "image": [h, w, c]}

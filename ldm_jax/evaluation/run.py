@@ -57,6 +57,8 @@ class Options:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Result:
+    """The numbers and their picture."""
+
     report: Report
     picture: np.ndarray | None
     """uint8 [h w 3]; None where nothing was drawn or asked for."""

@@ -48,6 +48,7 @@ class Hashed:
             yield batch
 
     def hexdigest(self) -> str:
+        """sha256 of what was read so far."""
         return self._hash.hexdigest()
 
 

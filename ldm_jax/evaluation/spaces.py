@@ -34,6 +34,7 @@ class Space:
     weights_hash: str
 
     def described(self) -> dict[str, Any]:
+        """What a report says of it."""
         return {"name": SPACES[self.name], "weights_hash": self.weights_hash}
 
 
@@ -73,6 +74,7 @@ class Comparison:
     distance: Callable[[jax.Array, jax.Array], jax.Array]
 
     def described(self) -> dict[str, Any]:
+        """What a report says of it."""
         return {"name": self.label, "weights_hash": self.weights_hash}
 
 

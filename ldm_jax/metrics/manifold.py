@@ -22,11 +22,15 @@ class Neighbours(NamedTuple):
 
 
 class PrecisionRecall(NamedTuple):
+    """Shares in [0, 1] of samples near real images and of real images near samples (arXiv 1904.06991)."""
+
     precision: float
     recall: float
 
 
 class DensityCoverage(NamedTuple):
+    """Density >= 0 and coverage in [0, 1] (arXiv 2002.09797, equations 2 and 3)."""
+
     density: float
     coverage: float
 

@@ -131,7 +131,10 @@ class Stage(Protocol):
     """All that the loop, checkpoints, resuming, signals and devices know of what is trained."""
 
     @property
-    def training(self) -> Training: ...
+    def training(self) -> Training:
+        """Steps, rate, rhythms."""
+        ...
+
     @property
     def batch_size(self) -> int:
         """Examples a step over all devices, for the rates that are recorded."""
@@ -140,7 +143,10 @@ class Stage(Protocol):
     @property
     def loss(self) -> Loss: ...
     @property
-    def optimizer(self) -> optax.GradientTransformation: ...
+    def optimizer(self) -> optax.GradientTransformation:
+        """What makes updates of gradients."""
+        ...
+
     @property
     def frozen(self) -> Any:
         """Given to the loss as `context.frozen`, whole on every device; None for nothing."""

@@ -218,10 +218,12 @@ class Point(NamedTuple):
 
     @property
     def lam(self) -> Float[Array, ""]:
+        """lambda = log(alpha / sigma), half the log signal-to-noise ratio."""
         return jnp.log(self.alpha) - jnp.log(self.sigma)
 
     @property
     def rho(self) -> Float[Array, ""]:
+        """sigma / alpha, the noise level of variance-exploding diffusion."""
         return self.sigma / self.alpha
 
 

@@ -88,14 +88,17 @@ class History(NamedTuple):
 
     @staticmethod
     def empty(k: int, z: Array) -> History:
+        """Room for k values of z's shape; nodes at infinity are none."""
         dtype = np.promote_types(z.dtype, np.float32)
         return History(jnp.zeros((k, *z.shape), dtype), jnp.full((k,), jnp.inf, dtype))
 
     def push(self, value: Array, node: Array) -> History:
+        """The history with a value and its node in front, without the oldest."""
         values = jnp.concatenate([value[None].astype(self.values.dtype), self.values[:-1]])
         return History(values, jnp.concatenate([node[None].astype(self.nodes.dtype), self.nodes[:-1]]))
 
     def combine(self, weights: Array) -> Array:
+        """The sum of the values [k *z] by weights [k]."""
         return jnp.tensordot(weights.astype(self.values.dtype), self.values, axes=1)
 
 
@@ -242,6 +245,8 @@ def lms(order: Literal[1, 2, 3, 4] = 4) -> Sampler:
 
 
 class UniPCState(NamedTuple):
+    """UniPC's history, and the latents [b *space c] and time that its last prediction began from."""
+
     history: History
     z: Array
     t: Array

@@ -127,6 +127,8 @@ def single_step_orders(order: int, count: int, lower_final: bool = True) -> np.n
 
 
 class SingleState(NamedTuple):
+    """Outputs within the step, and the latents [b *space c] and time that the step began from."""
+
     history: History
     z: Array
     t: Array
@@ -228,6 +230,8 @@ def _program(count: int, warmup: Literal["heun", "runge_kutta", "none"]) -> Prog
 
 
 class PNDMState(NamedTuple):
+    """Past outputs, the sum of those of a warm-up step, the latents [b *space c] and time that it began from."""
+
     past: Array
     total: Array
     z: Array

@@ -62,6 +62,7 @@ class Config(dict):
         self.steps = self["num_train_timesteps"]
 
     def sigma_style(self) -> str | None:
+        """Which of diffusers' spacings of sigmas is asked for; InputError for two at once."""
         styles = [s for s in ("karras", "exponential", "beta") if self[f"use_{s}_sigmas"]]
         if len(styles) > 1:
             raise InputError(f"use_{styles[1]}_sigmas: True, with use_{styles[0]}_sigmas: only one of them is accepted")
@@ -78,6 +79,7 @@ class Levels(NamedTuple):
 
 
 def table_of(c: Config) -> DiscreteBetas:
+    """The table of betas that a scheduler's config describes."""
     own = c["trained_betas"]
     return DiscreteBetas(
         c["beta_schedule"],
@@ -130,10 +132,12 @@ def indices(
 
 
 def to_index(sigmas: np.ndarray, ratios: np.ndarray) -> np.ndarray:
+    """Fractional places of sigmas in a rising table of them [n], by their logarithms."""
     return np.interp(np.log(np.maximum(sigmas, 1e-10)), np.log(ratios), np.arange(len(ratios)))
 
 
 def spread(style: str, high: float, low: float, n: int) -> np.ndarray:
+    """n sigmas from high to low [n] in one of diffusers' styles."""
     ramp = np.linspace(0.0, 1.0, n)
     if style == "karras":
         return (high ** (1 / 7) + ramp * (low ** (1 / 7) - high ** (1 / 7))) ** 7
@@ -206,6 +210,7 @@ def _levels_of(c: Config, n: int, compat: bool, table: DiscreteBetas) -> Levels:
 
 
 def knots_of(times: np.ndarray, sigmas: np.ndarray, timesteps: np.ndarray, flow: bool = False) -> Knots:
+    """A schedule through these times, whose sigmas are the flow's or over alpha; of equal times the first counts."""
     _, place = np.unique(times, return_index=True)
     alphas = 1.0 - sigmas if flow else 1.0 / np.sqrt(sigmas**2 + 1.0)
     values = (times, alphas, sigmas if flow else sigmas * alphas, timesteps)

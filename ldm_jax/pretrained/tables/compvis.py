@@ -83,6 +83,7 @@ def unet_table(config: UNetConfig) -> Table:
 
 
 def shape_of(info: Mapping[str, Info], name: str) -> tuple[int, ...]:
+    """The shape of a tensor; InputError where the file lacks it."""
     if name not in info:
         raise InputError(f"model: the file lacks {name}")
     return info[name].shape
