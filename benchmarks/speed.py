@@ -224,7 +224,7 @@ def bars(report: dict[str, Any], path: Path) -> None:
     axes = figure.subplots()
     axes.barh(names, ratios, color=["#2a7f62" if ratio >= 1 else "#b5524a" for ratio in ratios])
     for i, ratio in enumerate(ratios):
-        axes.text(ratio + 0.03, i, f"{ratio:.2f}", va="center")
+        axes.text(ratio - 0.03, i, f"{ratio:.2f}", va="center", ha="right", color="white")
     axes.axvline(1.0, color="black", linewidth=1)
     axes.set_xlim(0, max(ratios) * 1.15)
     axes.set_xlabel(f"times as fast as PyTorch {report['diffusers']['torch']} (JAX {report['ours']['jax']}, CPU)")

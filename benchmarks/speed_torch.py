@@ -6,6 +6,7 @@ python benchmarks/speed_torch.py time FOLDER       answers `NETWORK ACTION` on s
 
 from __future__ import annotations
 
+import copy
 import json
 import resource
 import sys
@@ -56,6 +57,8 @@ def actions(folder: Path) -> dict[str, Callable[[], torch.Tensor]]:
     classes = {"dit": DiTTransformer2DModel, "unet": UNet2DModel, "vae": AutoencoderKL}
     nets = {name: kind.from_pretrained(folder / name) for name, kind in classes.items()}
     dit, unet, vae = nets["dit"].eval(), nets["unet"], nets["vae"]
+    # Trained ones apart, so that the others' outputs stay comparable.
+    own = {name: copy.deepcopy(net) for name, net in nets.items()}
 
     def training(net: torch.nn.Module, output: Callable[[], torch.Tensor], target: torch.Tensor) -> torch.Tensor:
         """One step of AdamW."""
@@ -65,7 +68,7 @@ def actions(folder: Path) -> dict[str, Callable[[], torch.Tensor]]:
         optimizers[net].zero_grad(set_to_none=True)
         return loss.detach()
 
-    optimizers = {net: torch.optim.AdamW(net.parameters(), lr=1e-5) for net in nets.values()}
+    optimizers = {net: torch.optim.AdamW(net.parameters(), lr=1e-5) for net in own.values()}
     t, z, x, labels = given["t"], given["z"], given["x"], given["labels"]
 
     def draw() -> torch.Tensor:
@@ -82,13 +85,13 @@ def actions(folder: Path) -> dict[str, Callable[[], torch.Tensor]]:
 
     return {
         "dit forward": still(lambda: dit(z, t, labels).sample),
-        "dit training": lambda: training(dit, lambda: dit(z, t, labels).sample, given["noise"]),
+        "dit training": lambda: training(own["dit"], lambda: own["dit"](z, t, labels).sample, given["noise"]),
         "dit sampling": still(draw),
         "unet forward": still(lambda: unet(z, t).sample),
-        "unet training": lambda: training(unet, lambda: unet(z, t).sample, given["noise"]),
+        "unet training": lambda: training(own["unet"], lambda: own["unet"](z, t).sample, given["noise"]),
         "vae forward": still(lambda: vae(x).sample),
         "vae decode": still(lambda: vae.decode(z[: len(x)]).sample),
-        "vae training": lambda: training(vae, lambda: vae(x).sample, x),
+        "vae training": lambda: training(own["vae"], lambda: own["vae"](x).sample, x),
     }
 
 
@@ -105,8 +108,9 @@ def main() -> None:
         start = time.perf_counter()
         found = todo[line.strip()]()
         seconds = time.perf_counter() - start
+        mean = float(found.square().mean() if found.ndim else found)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"seconds": seconds, "mean": float(found.square().mean()), "memory": memory}), flush=True)
+        print(json.dumps({"seconds": seconds, "mean": mean, "memory": memory}), flush=True)
 
 
 if __name__ == "__main__":

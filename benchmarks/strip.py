@@ -21,7 +21,6 @@ DOCS = Path(__file__).parents[1] / "docs"
 SIDE, GAP, TITLE = 256, 12, 24
 EDITS = (
     ("red heart", "blue heart"),
-   
     ("dog face", "cat face"),
     ("red apple", "pear"),
 )
