@@ -96,8 +96,8 @@ def asked(name, size, channels):
     }.get(name, {})
 
 
-ALWAYS = ("quickstart", "shapes", "super_resolution", "unet")
-"""One of each kind of network and of condition; the others take minutes more, and .ci/run asks for them."""
+ALWAYS = ("quickstart", "shapes", "unet")
+"""Each kind of network, classes and texts; the others take minutes more, and .ci/run asks for them."""
 SHRUNKEN = [path if path.stem in ALWAYS else pytest.param(path, marks=pytest.mark.slow) for path in CONFIGS]
 
 
