@@ -29,6 +29,7 @@ from reports import tell
 
 import ldm_jax
 from ldm_jax import metrics
+from ldm_jax.conditions.images import averaged
 from ldm_jax.conditions.masked_image import random_mask
 from ldm_jax.data import annotation, open_source, prepare, to_uint8
 from ldm_jax.diffusion.guidance_choices import ClassifierFree
@@ -177,7 +178,7 @@ def upscale(options: argparse.Namespace) -> tuple[Report, np.ndarray]:
     model, distance, extract = ldm_jax.load(options.run), lpips(), features()
     images, _ = pictures("test", model.image_size, options.num)
     n, side = len(images), model.image_size
-    small = np.rint(images.reshape(n, side // 4, 4, side // 4, 4, 3).mean(axis=(2, 4))).astype(np.uint8)
+    small = np.rint(averaged(images, 4)).astype(np.uint8)
     bicubic = np.stack([np.asarray(Image.fromarray(x).resize((side, side), Image.Resampling.BICUBIC)) for x in small])
     found = {"bicubic": bicubic, "autoencoder": rebuilt(model, images)}
     for steps in options.step_counts:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from reports import tell
 
 ROOT = Path(__file__).parents[1]
 ACTIONS = (
@@ -58,6 +59,7 @@ def compiled(folder: Path) -> Iterator[tuple[str, float, Callable[[], Any]]]:
     import optax
 
     from ldm_jax.diffusion import samplers, schedules
+    from ldm_jax.diffusion.guidance import branches, classifier_free
     from ldm_jax.diffusion.prediction import estimate
     from ldm_jax.models import Conditioning, apply
     from ldm_jax.pretrained.parts import load_part
@@ -76,18 +78,15 @@ def compiled(folder: Path) -> Iterator[tuple[str, float, Callable[[], Any]]]:
         return apply(dit[0], params, z, t, Conditioning(label=labels))
 
     def draw(params: Any, z: Any) -> Any:
-        both = jnp.concatenate([labels, jnp.full_like(labels, 10)])
         # diffusers' "leading" spacing: steps 980, 960, ..., 0 of its table, then the clean image.
         times = np.append((np.arange(STEPS - 1, -1, -1) * (1000 // STEPS) + 1) / 1000, 0.0)
 
-        def denoise(z: Any, t: Any) -> Any:
-            step = jnp.full(2 * len(z), t * 1000 - 1)
-            a, b = jnp.split(told(params, jnp.concatenate([z, z]), step, both), 2)
-            return estimate("eps", b + GUIDANCE * (a - b), z, schedule.alpha(t), schedule.sigma(t))
+        def denoise(z: Any, t: Any, labels: Any) -> Any:
+            eps = told(params, z, jnp.full(len(z), t * 1000 - 1), labels)
+            return estimate("eps", eps, z, schedule.alpha(t), schedule.sigma(t))
 
-        return samplers.sample(
-            denoise, samplers.ddim(), schedule, jnp.asarray(times, jnp.float32), z, jax.random.key(0)
-        )
+        guided = classifier_free(branches(denoise, labels, jnp.full_like(labels, 10)), GUIDANCE)
+        return samplers.sample(guided, samplers.ddim(), schedule, jnp.asarray(times, jnp.float32), z, jax.random.key(0))
 
     def training(output: Callable[[Any], Any], target: Any) -> Callable[..., Any]:
         def step(params: Any, state: Any) -> Any:
@@ -185,12 +184,11 @@ def measured(python: str, rounds: int, folder: Path) -> dict[str, Any]:
         "diffusers": Half([python, torch, "time", str(folder), str(threads)], dict(os.environ)),
     }
     found: dict[str, dict[str, list[dict[str, Any]]]] = {name: {half: [] for half in halves} for name in ACTIONS}
-    for k in range(rounds + 1):
+    # The first round warms up.
+    for _ in range(rounds + 1):
         for name in ACTIONS:
             for half, process in halves.items():
-                answer = process.ask(name)
-                if k or "training" in name:
-                    found[name][half].append(answer)
+                found[name][half].append(process.ask(name))
     report: dict[str, Any] = {half: process.hello for half, process in halves.items()} | {"cores": threads}
     for process in halves.values():
         process.close()
@@ -198,9 +196,7 @@ def measured(python: str, rounds: int, folder: Path) -> dict[str, Any]:
     report["networks"] = {}
     for name, both in found.items():
         first = {half: answers[0]["mean"] for half, answers in both.items()}
-        seconds = {
-            half: float(np.median([one["seconds"] for one in answers[-rounds:]])) for half, answers in both.items()
-        }
+        seconds = {half: float(np.median([one["seconds"] for one in answers[1:]])) for half, answers in both.items()}
         report["networks"][name] = {
             **{f"{half}, s": round(value, 4) for half, value in seconds.items()},
             "times as fast": round(seconds["diffusers"] / seconds["ours"], 2),
@@ -246,10 +242,7 @@ def main() -> None:
         parser.error("--python: name one with torch and diffusers (or set LDM_JAX_TORCH_PYTHON)")
     with tempfile.TemporaryDirectory() as folder:
         report = measured(options.python, options.rounds, Path(folder))
-    text = json.dumps(report, indent=2)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    tell(report, options.out)
     if options.picture:
         bars(report, options.picture)
 

@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel, UNet2DModel
-
-STEPS, GUIDANCE = 50, 3.0
+from speed import GUIDANCE, STEPS
 
 
 def networks() -> dict[str, torch.nn.Module]:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax.cli import COMMANDS, main
+from ldm_jax.cli import COMMANDS, main, parsing
 from ldm_jax.cli.parsing import parse_config
 from ldm_jax.configfile import load_config
 from ldm_jax.models import Conditioning
@@ -156,7 +156,7 @@ def helps():
     return of
 
 
-SHORT = ("--autoencoder-from", "--denoiser-from", "--autoencoder-trains")
+SHORT = re.findall(r"--[a-z-]+", " ".join(parsing.SHORT))
 
 
 def fields(words):

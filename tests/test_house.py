@@ -36,27 +36,31 @@ def test_functions_are_short(room):
     assert not long
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_public_names_say_what_they_are(room):
+def test_public_names_say_what_they_are():
     """Functions, classes and their methods; a method may leave it to the base or protocol that has one of its name."""
+    trees = {path: ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
     told = {
         method.name
-        for path in PACKAGE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
+        for tree in trees.values()
+        for node in ast.walk(tree)
         if isinstance(node, ast.ClassDef)
         for method in node.body
         if isinstance(method, ast.FunctionDef) and ast.get_docstring(method)
     } | {"setup"}  # Flax's own
     silent = []
-    for path in (PACKAGE / room).rglob("*.py"):
-        for node in ast.parse(path.read_text()).body:
-            if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
-                continue
+    for path, tree in trees.items():
+        public = [n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and not n.name.startswith("_")]
+        for node in public:
             silent += [] if ast.get_docstring(node) else [f"{path.name}: {node.name}"]
-            methods = [m for m in getattr(node, "body", []) if isinstance(m, ast.FunctionDef)]
-            of_class = [m.name for m in methods if isinstance(node, ast.ClassDef) and not m.name.startswith("_")]
-            undocumented = {m.name for m in methods if not ast.get_docstring(m)}
-            silent += [f"{path.name}: {node.name}.{name}" for name in of_class if name in undocumented - told]
+            methods = node.body if isinstance(node, ast.ClassDef) else []
+            silent += [
+                f"{path.name}: {node.name}.{method.name}"
+                for method in methods
+                if isinstance(method, ast.FunctionDef)
+                and not method.name.startswith("_")
+                and not ast.get_docstring(method)
+                and method.name not in told
+            ]
     assert not silent
 
 

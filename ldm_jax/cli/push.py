@@ -9,11 +9,12 @@ from typing import Any
 
 from ldm_jax.cli.parsing import Parser
 from ldm_jax.errors import InputError
+from ldm_jax.files import whole
 
 CARD = "README.md"
 SENT = ("model_index.json", CARD, "*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model")
 """What a model's folder is made of; nothing else in it is sent."""
-HIDDEN = ("path", "spec", "place")
+HIDDEN = ("path", "spec")
 """Fields of a report that may hold a path of this machine."""
 
 
@@ -45,15 +46,17 @@ def push(args: Sequence[str]) -> int:
     hub = None if options.dry_run else api()
     card = model / CARD
     if not card.exists():
-        card.write_text("\n".join(card_lines(model, options.model, options.name, report, options.license)) + "\n")
+        with whole(card) as temporary:
+            lines = card_lines(model, options.model, options.name, report, options.license)
+            temporary.write_text("\n".join(lines) + "\n")
         print(f"card: {card}")
     elif report is not None or options.license:
         raise InputError(f"model: {card} is there already and is sent as it is; remove it to have a new one written")
-    files = sorted({file for pattern in SENT for file in model.glob(pattern)})
+    files = sorted({file.relative_to(model).as_posix() for pattern in SENT for file in model.glob(pattern)})
     for file in files:
-        print(f"{file.relative_to(model)}  {file.stat().st_size:,} bytes")
+        print(f"{file}  {(model / file).stat().st_size:,} bytes")
     if hub is not None:
-        send(hub, model, options.name, SENT, options.private)
+        send(hub, model, options.name, files, options.private)
         print(f"sent: https://huggingface.co/{options.name}")
     return 0
 

@@ -39,8 +39,7 @@ def local(path: str | Path, variant: str | None = None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(WANTED), ignore_patterns=others))
     except Exception as error:  # its own errors, those of HTTP libraries and of sockets, which it lets through
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"path: {text} can't be had ({type(error).__name__}: {reason}); {by_hand}") from error
+        raise InputError(f"path: {text} can't be had ({_reason(error)}); {by_hand}") from error
 
 
 def check_name(text: str) -> tuple[str, str | None]:
@@ -62,7 +61,7 @@ def api() -> Any:
     return HfApi()
 
 
-def send(hub: Any, folder: Path, name: str, patterns: Sequence[str], private: bool) -> None:
+def send(hub: Any, folder: Path, name: str, files: Sequence[str], private: bool) -> None:
     """Those files of a folder as one commit of ORG/NAME, which is made where it is not there; hub: `api()`.
 
     Raises:
@@ -70,7 +69,11 @@ def send(hub: Any, folder: Path, name: str, patterns: Sequence[str], private: bo
     """
     try:
         hub.create_repo(name, private=private, exist_ok=True)
-        hub.upload_folder(repo_id=name, folder_path=folder, allow_patterns=list(patterns))
+        hub.upload_folder(repo_id=name, folder_path=folder, allow_patterns=list(files))
     except Exception as error:  # as in `local`
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"hub: {name} can't be written ({type(error).__name__}: {reason})") from error
+        raise InputError(f"hub: {name} can't be written ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line that is not too long."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
